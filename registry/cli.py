@@ -1,0 +1,114 @@
+"""The `mreg` command: verbs are loaded when they are used, and errors become exit statuses here only."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from registry import __version__
+from registry.errors import MregError
+
+# Verb → the first line of its help. A test holds this table equal to the commands themselves.
+VERBS = {
+    "name": "Explain model names and release tags.",
+    "new": "Create a model's repository from its name.",
+    "data": "Import and verify datasets.",
+    "train": "Train a model with the recipe of its model.toml.",
+    "predict": "Run a model on images.",
+    "evaluate": "Measure a model on labelled cases.",
+    "check": "Report everything that is wrong with a repo, dataset, run or archive.",
+    "package": "Build the release archive of a run.",
+    "release": "Publish a model's archive as a release.",
+    "fetch": "Download released models.",
+    "list": "List the registry's models.",
+    "show": "Show one model and its releases.",
+    "demo": "Run the whole chain on real MRI, offline.",
+}
+
+
+class Verbs(click.Group):
+    """A group that imports a verb's module when the verb is called, and no sooner."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one verb."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"registry.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of verbs from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; for a mistyped one name the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            if near:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        """Run the verb; turn an expected error into `error:` and `hint:` on stderr and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except MregError as error:
+            fail(error.message, error.hint)
+        except BrokenPipeError:
+            raise  # click ends quietly when the reader of stdout has gone
+        except OSError as error:
+            fail(*explain_os_error(error))
+
+
+def fail(message: str, hint: str = "") -> None:
+    """Print the error and its way out, and leave with status 1."""
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    if hint:
+        click.echo(f"{click.style('hint:', fg='cyan')} {hint}", err=True)
+    raise SystemExit(1)
+
+
+def explain_os_error(error: OSError) -> tuple[str, str]:
+    """Say what the operating system refused, and for which file."""
+    where = f"{os.fspath(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
+    what = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}no space left on the device", "free some space, then run the same command again: it continues"
+    return f"{where}{what}", ""
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="mreg")
+def group() -> None:
+    """Name, train, check, release and fetch medical-imaging models.
+
+    \b
+    Start here:
+      mreg demo                      the whole chain on real MRI, offline
+      mreg new model_seg_sc_t2       a new model's repository
+      mreg fetch model_seg_sc_t2     a released model
+    """
+
+
+def main() -> None:
+    """Entry point of the `mreg` command."""
+    # A scheduler's SIGTERM must run the same clean-up as Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    group()

@@ -1,0 +1,1 @@
+"""One module a verb: parse the flags, make one call, render the answer."""

@@ -1,0 +1,33 @@
+"""The errors that mreg raises on purpose; `cli` turns them into a message and an exit status."""
+
+
+class MregError(Exception):
+    """Something that the user can understand and mend.
+
+    The message names the file and the value; the hint is the way out.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class NotFoundError(MregError):
+    """A repo, release, asset or file that is not there."""
+
+
+class ConflictError(MregError):
+    """Something is there already, with other content."""
+
+
+class IntegrityError(MregError):
+    """Bytes that are not what they should be: a digest, a size, a truncated or unsafe file."""
+
+
+class AccessError(MregError):
+    """The registry refuses: no token, a bad one, or one without the permission."""
+
+
+class RegistryError(MregError):
+    """The registry cannot be reached or answers with something else than expected."""

@@ -1,0 +1,172 @@
+"""`model.toml`, the file that marks the root of a model's repo and says everything that a person decides."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from registry import names
+from registry.errors import MregError, NotFoundError
+from trainers.catalog import RECIPES
+
+FILE_NAME = "model.toml"
+
+
+class Section(BaseModel):
+    """A table of model.toml: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """Who the model is."""
+
+    name: str = Field(description="the repository's name, after the naming convention")
+    description: str = Field("", description="one sentence for the registry's list")
+    licence: str = Field("MIT", description="SPDX identifier")
+    authors: tuple[str, ...] = Field((), description="names as they should be cited")
+    citation: str = Field("", description="paper or DOI to cite")
+    previous_names: tuple[str, ...] = Field((), description="names that this repository had before")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_valid(cls, value: str) -> str:
+        result = names.parse(value)
+        if result.status == "invalid":
+            problem = ", ".join(result.errors)
+            raise ValueError(f"{problem}" + (f"; did you mean {result.suggestion}?" if result.suggestion else ""))
+        return value
+
+
+class DataSection(Section):
+    """What the model learns from."""
+
+    dataset: str = Field("", description="nnU-Net raw dataset, relative to the repo, e.g. data/raw/Dataset501_SpinalCordT2w")
+    source: str = Field("", description="where the images come from: address and, for a Git(-annex) data set, its commit")
+
+
+class ReleaseSection(Section):
+    """How releases are tagged and packed."""
+
+    tags: Literal["date", "semver"] = Field("date", description="rYYYYMMDD, or vX.Y.Z for a repo that says so")
+    layout: Literal["root", "dataset"] = Field(
+        "root", description="trainer folder at the archive's root, or inside DatasetNNN_Name/ (3D Slicer)"
+    )
+    variant: str = Field("", pattern=r"^[A-Za-z0-9.]*$", description="word between repo and tag in the archive's name")
+
+
+class SctSection(Section):
+    """What the Spinal Cord Toolbox should call it."""
+
+    task: str = Field("", description="SCT's task name, e.g. sc_t2")
+    cropped_image: bool = Field(False, description="SCT crops around the cord first (needs crop_metadata.json)")
+
+
+class PathsSection(Section):
+    """Folders of the repo, relative to model.toml."""
+
+    data: str = "data"
+    runs: str = "runs"
+    dist: str = "dist"
+
+
+class TrainSection(BaseModel):
+    """The recipe and its settings; the settings are checked by the recipe's own model."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    recipe: str = Field("nnunet", description="bundled trainer")
+
+    @model_validator(mode="after")
+    def _settings_fit_the_recipe(self) -> TrainSection:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe {self.recipe!r} is unknown; there are: {', '.join(RECIPES)}")
+        RECIPES[self.recipe].settings.model_validate(self.settings)
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the recipe's settings as written."""
+        return dict(self.model_extra or {})
+
+
+class ModelToml(Section):
+    """The whole file."""
+
+    model: ModelSection
+    data: Annotated[DataSection, Field(default_factory=DataSection)]
+    train: Annotated[TrainSection, Field(default_factory=TrainSection)]
+    release: Annotated[ReleaseSection, Field(default_factory=ReleaseSection)]
+    sct: Annotated[SctSection, Field(default_factory=SctSection)]
+    paths: Annotated[PathsSection, Field(default_factory=PathsSection)]
+
+
+class Repo:
+    """A model's working copy: its root folder and its model.toml."""
+
+    def __init__(self, root: Path, toml: ModelToml) -> None:
+        self.root = root
+        self.toml = toml
+        self.name = toml.model.name
+        self.data = root / toml.paths.data
+        self.runs = root / toml.paths.runs
+        self.dist = root / toml.paths.dist
+
+    @property
+    def dataset(self) -> Path:
+        """Return the raw dataset's folder; raise `NotFoundError` where model.toml names none."""
+        if not self.toml.data.dataset:
+            raise NotFoundError(
+                f"{self.root / FILE_NAME}: [data] names no dataset",
+                hint='import one: mreg data import SRC data/raw --dataset-id N, then write dataset = "data/raw/DatasetNNN_Name"',
+            )
+        return self.root / self.toml.data.dataset
+
+
+def read(path: Path) -> ModelToml:
+    """Read and check a model.toml; all of its problems are one error."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such file", hint="create a repo: mreg new model_seg_sc_t2") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MregError(f"{path}: not TOML: {error}") from error
+    return validate(document, str(path))
+
+
+def validate(document: dict[str, Any], where: str = FILE_NAME) -> ModelToml:
+    """Check a parsed model.toml."""
+    try:
+        return ModelToml.model_validate(document)
+    except ValidationError as error:
+        raise MregError(f"{where}: " + describe(error), hint="docs/model-toml.md lists every key") from error
+
+
+def describe(error: ValidationError) -> str:
+    """Put each problem of a pydantic error into words: key, value, what is wrong."""
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            problems.append(f"unknown key {key!r}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{key} = {item['input']!r}: {message}" if key and item["type"] != "value_error" else f"{key}: {message}")
+    return "; ".join(problems)
+
+
+def find_repo(start: Path) -> Repo:
+    """Return the repo that holds `start`, which may be the root, a folder below it, or a run."""
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / FILE_NAME).is_file():
+            return Repo(folder, read(folder / FILE_NAME))
+    raise NotFoundError(
+        f"{start}: no {FILE_NAME} here or above",
+        hint="go into a model's repo, or create one: mreg new model_seg_sc_t2",
+    )
+
+

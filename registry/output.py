@@ -1,0 +1,71 @@
+"""What a person or a program reads: answers go to stdout, talk and progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def answer(text: object = "") -> None:
+    """Print a line of the answer."""
+    click.echo(str(text))
+
+
+def document(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Print the answer as exactly one JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the answer."""
+    click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Tell the user something that they should look at."""
+    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+
+
+def is_terminal() -> bool:
+    """Whether a person is watching stderr."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def stage(title: str) -> Iterator[None]:
+    """Announce a long step; a spinner on a terminal, one line with its duration elsewhere."""
+    start = time.monotonic()
+    if is_terminal():
+        from rich.console import Console
+
+        with Console(stderr=True).status(title):
+            yield
+    else:
+        yield
+    say(f"{title}: {time.monotonic() - start:.1f} s")
+
+
+@contextmanager
+def byte_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Give a function that takes the number of bytes just moved; a bar on a terminal, one line elsewhere."""
+    if not is_terminal():
+        start = time.monotonic()
+        yield lambda _: None
+        seconds = max(time.monotonic() - start, 1e-9)
+        say(f"{title}: {total / 1e6:.1f} MB, {total / 1e6 / seconds:.0f} MB/s")
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.update(task, advance=count)

@@ -1,0 +1,39 @@
+"""Fixtures that more than one test module uses."""
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Return the folder of small real MRI data sets; skip where it is absent."""
+    folder = Path(os.environ.get("MREG_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no real MRI data: set MREG_TEST_DATA")
+    return folder.resolve()
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep a developer's tokens, registry and cache out of the tests."""
+    for name in list(os.environ):
+        if name.startswith(("MREG_", "nnUNet_", "GITHUB_", "GH_")) and name != "MREG_TEST_DATA":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MREG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def mreg():
+    """Call the command line in this process: `mreg("name", "model_seg_sc_t2").stdout`."""
+    from registry.cli import group
+
+    def call(*args: object) -> Result:
+        return CliRunner().invoke(group, [str(a) for a in args], catch_exceptions=False)
+
+    return call

@@ -1,0 +1,37 @@
+"""The recipes that mreg bundles: what they are called, what they take, and the file that runs them. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainers.segmentation.config import SegmentationSettings
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One bundled trainer."""
+
+    name: str
+    summary: str
+    settings: type[BaseModel]  # what [train] of model.toml and --set may say
+    worker: Path  # a script: `python -P WORKER JOB.json` (a model's repo may have its own `trainers` package)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="nnunet",
+            summary="segmentation with nnU-Net v2",
+            settings=SegmentationSettings,
+            worker=HERE / "segmentation" / "worker.py",
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""Parts that every recipe shares: run folder, files, metrics, environment."""

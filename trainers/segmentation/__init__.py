@@ -1,0 +1,1 @@
+"""Recipe `nnunet`: segmentation through the nnunetv2 library."""

@@ -1,0 +1,64 @@
+"""Settings of the `nnunet` recipe, checked before anything is computed. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PLANNERS = {
+    "default": "ExperimentPlanner",
+    "resenc_m": "nnUNetPlannerResEncM",
+    "resenc_l": "nnUNetPlannerResEncL",
+    "resenc_xl": "nnUNetPlannerResEncXL",
+}
+PLANS_NAMES = {
+    "default": "nnUNetPlans",
+    "resenc_m": "nnUNetResEncUNetMPlans",
+    "resenc_l": "nnUNetResEncUNetLPlans",
+    "resenc_xl": "nnUNetResEncUNetXLPlans",
+}
+Positive = Annotated[int, Field(ge=1)]
+
+
+class SegmentationSettings(BaseModel):
+    """What `[train]` of model.toml and `--set KEY=VALUE` may say for recipe `nnunet`.
+
+    None means: as nnU-Net plans it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    configuration: Literal["2d", "3d_fullres", "3d_lowres"] = Field(
+        "3d_fullres", description="nnU-Net configuration to train"
+    )
+    planner: Literal["default", "resenc_m", "resenc_l", "resenc_xl"] = Field(
+        "default", description="nnU-Net's planner: the default U-Net or a residual-encoder preset"
+    )
+    trainer: str = Field(
+        "nnUNetTrainer",
+        pattern=r"^nnUNetTrainer\w*$",
+        description="trainer class: one of nnU-Net's, or the one in the repo's trainer_class.py",
+    )
+    folds: tuple[Annotated[int, Field(ge=0)] | Literal["all"], ...] = Field(
+        (0,), min_length=1, description='folds to train, or ["all"] for one network on every case'
+    )
+    epochs: Positive | None = Field(None, description="epochs (nnU-Net: 1000)")
+    iterations: Positive | None = Field(None, description="training iterations an epoch (nnU-Net: 250)")
+    val_iterations: Positive | None = Field(None, description="validation iterations an epoch (nnU-Net: 50)")
+    batch_size: Positive | None = Field(None, description="patches a step")
+    patch_size: tuple[Positive, ...] | None = Field(
+        None, min_length=2, max_length=3, description="patch in voxels, in nnU-Net's axis order (z, y, x)"
+    )
+    features: tuple[Positive, ...] | None = Field(
+        None, min_length=2, description="channels of each resolution stage, for nets smaller than planned"
+    )
+    initial_lr: Annotated[float, Field(gt=0)] | None = Field(None, description="initial learning rate (nnU-Net: 0.01)")
+    seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes the best")
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="processes for preprocessing and augmentation; 0 works in the training process"
+    )
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="longest stretch of training that a kill may cost; 0 saves after every epoch"
+    )
