@@ -1,0 +1,57 @@
+"""Starts a recipe's worker in a process of its own and brings back its answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from registry.errors import MregError
+from trainers.catalog import RECIPES
+
+
+def call(recipe: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job and return its answer; the worker's talk goes to this process's stderr.
+
+    The worker is started by file path and with `-P`, so neither the current folder nor a model repo's own `trainers`
+    package can take the place of ours. The user's nnUNet_* variables are left behind: paths come from files.
+    """
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("nnunetv2") is None:
+        raise MregError("torch and nnunetv2 are not installed", hint='install them: pip install "mreg[train]"')
+    environment = {key: value for key, value in os.environ.items() if not key.lower().startswith("nnunet_")}
+    with tempfile.TemporaryDirectory(prefix="mreg-job-") as folder:
+        job_path, result_path = Path(folder, "job.json"), Path(folder, "result.json")
+        job_path.write_text(json.dumps({**job, "result": str(result_path)}))
+        status = _wait(subprocess.Popen(_command(recipe, job_path), env=environment, stdin=subprocess.DEVNULL))
+        if not result_path.is_file():
+            raise MregError(
+                f"the {job['kind']} process ended with status {status} and no answer",
+                hint="the messages above say why; status -9 usually means that memory ran out",
+            )
+        result: dict[str, Any] = json.loads(result_path.read_text())
+    if not result.pop("ok"):
+        raise MregError(result["error"], hint=result["hint"])
+    return result
+
+
+def _command(recipe: str, job: Path) -> list[str]:
+    return [sys.executable, "-P", str(RECIPES[recipe].worker), str(job)]
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the worker; whatever ends this process also ends the worker, in its own orderly way."""
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise

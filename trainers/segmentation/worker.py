@@ -1,0 +1,39 @@
+"""Runs one job of the `nnunet` recipe in a process of its own: `python -P worker.py JOB.json`.
+
+The job says what to do (`kind`: train or predict) and where its result goes (`result`): a JSON document with `ok`
+and either the answer or `error` and `hint`. Talk goes to stderr. The process owns its environment, so nnU-Net's folder
+variables are set here and a user's own never reach it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(job_path: Path) -> int:
+    """Run the job and write its result."""
+    from trainers.core.errors import TrainingError
+    from trainers.core.files import write_json
+
+    job = json.loads(job_path.read_text())
+    result = Path(job["result"])
+    try:
+        if job["kind"] == "train":
+            from trainers.segmentation import train
+
+            answer = train.run(job)
+        else:
+            from trainers.segmentation import predict
+
+            answer = predict.run(job)
+    except TrainingError as error:
+        write_json(result, {"ok": False, "error": error.message, "hint": error.hint})
+        return 1
+    write_json(result, {"ok": True, **answer})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))
