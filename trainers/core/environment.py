@@ -1,0 +1,60 @@
+"""What a training ran on, for its run folder and the release's manifest; and how it is seeded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+PACKAGES = (
+    "mreg", "torch", "numpy", "scipy", "nibabel", "SimpleITK", "blosc2", "nnunetv2", "batchgenerators",
+    "batchgeneratorsv2", "dynamic-network-architectures", "acvl-utils", "scikit-image",
+)  # fmt: skip
+
+
+def describe(device: torch.device, seed: int, dataset_hash: str) -> dict[str, Any]:
+    """Return versions, device, threads, seed and dataset hash; no host or user name."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": versions,
+        "device": {"type": device.type, "name": name},
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "dataset_hash": dataset_hash,
+    }
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device of that name; `auto` takes CUDA, then Apple's MPS, then the CPU."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def cpu_count() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - nnU-Net's loaders draw from the global generator
+    torch.manual_seed(seed)
