@@ -65,7 +65,7 @@ class Verbs(click.Group):
                 error.message += f" Did you mean '{near[0]}'?"
             raise
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+    def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; turn an expected error into `error:` and `hint:` on stderr and exit status 1."""
         try:
             return super().invoke(ctx)

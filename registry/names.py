@@ -178,7 +178,7 @@ def _broken_form(name: str) -> Problem | None:
     if len(name) > MAX_LENGTH:
         return Problem("E_TOO_LONG")
     if strange:
-        return Problem("E_CHARS", repr(strange))
+        return Problem("E_CHARS", repr(strange)[1:-1])
     if name.startswith("model-"):
         return Problem("E_SEPARATOR")
     if segments[0] != "model":
