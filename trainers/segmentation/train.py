@@ -1,0 +1,215 @@
+"""Recipe `nnunet`: prepare the data, then train and validate one fold after the other, each from where it stopped."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import warnings
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from trainers.core.errors import TrainingError
+from trainers.core.files import read_json, write_json
+from trainers.core.progress import Progress
+from trainers.segmentation.config import SegmentationSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from trainers.segmentation.trainer import Place
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a training job; return the folds that were trained now and those that were done before.
+
+    Job keys: dataset, run, cache, log (folders and a file), settings, splits, config (what the run's config.json
+    says), trainer_file (or null), gpus.
+    """
+    settings = SegmentationSettings.model_validate(job["settings"])
+    run_folder = Path(job["run"])
+    run_folder.mkdir(parents=True, exist_ok=True)
+    progress = Progress()
+    try:
+        lock = FileLock(run_folder / ".lock", timeout=0)
+        with lock, _talk_to(run_folder / "train.log"):
+            return _train(job, settings, run_folder, progress)
+    except Timeout:
+        raise TrainingError(f"{run_folder}: another process is training here", hint="wait for it, or end it first") from None
+
+
+def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path, progress: Progress) -> dict[str, Any]:
+    workers = _set_environment(Path(job["cache"]), settings)
+    import torch
+
+    from trainers.core.environment import choose_device, cpu_count, describe
+    from trainers.segmentation.prepare import prepare
+
+    device = choose_device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device 'cuda' was asked for and there is none", hint="--device cpu, or mend the driver")
+    torch.set_num_threads(cpu_count() if device.type == "cpu" else 1)
+    progress.say(f"device: {device} ({torch.get_num_threads()} threads, {workers} loader processes)")
+    prepared = prepare(Path(job["dataset"]), Path(job["cache"]), settings, cpu_count(), progress)
+    write_json(run_folder / "plans.json", prepared.plans)
+    write_json(run_folder / "splits_final.json", job["splits"])
+    write_json(run_folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
+    # config.json comes last: with it the folder is a run
+    write_json(run_folder / "config.json", job["config"])
+    trained, done = [], []
+    for fold in settings.folds:
+        folder = run_folder / f"fold_{fold}"
+        if (folder / "checkpoint_final.pth").is_file() and (folder / "validation" / "summary.json").is_file():
+            done.append(fold)
+            continue
+        if job["gpus"] > 1:
+            torch.multiprocessing.spawn(_rank, args=(job, fold, _free_port()), nprocs=job["gpus"])
+        else:
+            _train_fold(job, fold, device, progress)
+        trained.append(fold)
+    return {"trained": trained, "done_before": done}
+
+
+def _train_fold(job: dict[str, Any], fold: int | str, device: torch.device, progress: Progress) -> None:
+    """Train one fold from its last checkpoint on, then validate it."""
+    import torch
+
+    from trainers.core.environment import seed_everything
+    from trainers.segmentation.trainer import FINAL, LATEST, Place
+
+    settings = SegmentationSettings.model_validate(job["settings"])
+    place = Place(
+        run=Path(job["run"]), fold=fold, splits=job["splits"], seed=settings.seed,
+        checkpoint_seconds=settings.checkpoint_minutes * 60, progress=progress,
+    )  # fmt: skip
+    if fold != "all" and int(fold) >= len(place.splits):
+        raise TrainingError(f"fold {fold} does not exist: the split has {len(place.splits)} folds, 0 to {len(place.splits) - 1}")
+    final, latest = place.folder / FINAL, place.folder / LATEST
+    seed_everything(settings.seed)
+    trainer = _build(job, settings, place, device)
+    trainer.initialize()
+    try:
+        if final.is_file():
+            _load(trainer, final)
+        else:
+            if latest.is_file():
+                _load(trainer, latest)
+                progress.say(f"fold {fold}: continues at epoch {trainer.current_epoch + 1} of {trainer.num_epochs}")
+            _keep_lines(place.folder / "metrics.jsonl", trainer.current_epoch)
+            with progress.stage(f"train fold {fold}"):
+                trainer.run_training()
+        with progress.stage(f"validate fold {fold}"):
+            trainer.perform_actual_validation()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"fold {fold}: {device} has not enough memory for batch size {trainer.batch_size}",
+            hint="--set batch_size=… or --set patch_size=… smaller, or another planner; nothing is lost",
+        ) from error
+
+
+def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, device: torch.device) -> Any:  # noqa: ANN401
+    """Make the trainer and apply the settings that nnU-Net keeps as attributes."""
+    from trainers.segmentation.trainer import find_trainer_class, wrap
+
+    file = Path(job["trainer_file"]) if job["trainer_file"] else None
+    trainer_class = wrap(find_trainer_class(settings.trainer, file), place)
+    plans = read_json(place.run / "plans.json")
+    plans["continue_training"] = False  # the constructor takes this key out of the plans
+    dataset_json = job["dataset_json"]
+    trainer = trainer_class(plans, settings.configuration, place.fold, dataset_json, device)
+    for attribute, value in (
+        ("num_epochs", settings.epochs),
+        ("num_iterations_per_epoch", settings.iterations),
+        ("num_val_iterations_per_epoch", settings.val_iterations),
+        ("initial_lr", settings.initial_lr),
+    ):
+        if value is not None:
+            setattr(trainer, attribute, value)
+    return trainer
+
+
+def _load(trainer: Any, checkpoint: Path) -> None:  # noqa: ANN401 - nnU-Net is untyped
+    """Load a checkpoint of this run after a load that executes nothing has gone through."""
+    import torch
+
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises a different class for each way a file can be broken
+        raise TrainingError(
+            f"{checkpoint}: damaged or not a checkpoint of ours: {str(error).splitlines()[0]}",
+            hint="remove that file and train again, or start anew: --restart",
+        ) from error
+    trainer.load_checkpoint(str(checkpoint))
+
+
+def _keep_lines(metrics: Path, epochs: int) -> None:
+    """Drop the lines of epochs that will be trained again."""
+    if metrics.is_file():
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        metrics.write_text("".join(line for line in lines[:epochs] if line.endswith("\n")), encoding="utf-8")
+
+
+def _set_environment(cache: Path, settings: SegmentationSettings) -> int:
+    """Point nnU-Net's variables at our folders, before it is imported; return the number of loader processes."""
+    from trainers.core.environment import choose_device, cpu_count
+
+    workers = settings.workers
+    if workers is None:
+        # On a CPU the loaders only take cores from the network; without them a training is also repeatable.
+        workers = 0 if choose_device(settings.device).type == "cpu" else min(12, cpu_count())
+    os.environ.update(
+        nnUNet_raw=str(cache / "raw"),
+        nnUNet_preprocessed=str(cache),
+        nnUNet_results=str(cache / "unused"),
+        nnUNet_n_proc_DA=str(workers),
+        nnUNet_def_n_proc=str(cpu_count()),
+    )
+    return workers
+
+
+@contextmanager
+def _talk_to(log: Path) -> Iterator[None]:
+    """Send what nnU-Net prints, and what libraries warn of, to the run's log: stdout is the command's answer."""
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        sys.stdout.flush()
+        stdout = os.dup(1)
+        os.dup2(file.fileno(), 1)
+        warnings.showwarning = lambda message, category, filename, lineno, *_: print(  # noqa: T201 - into the log
+            warnings.formatwarning(message, category, filename, lineno), file=file
+        )
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(stdout, 1)
+            os.close(stdout)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _rank(rank: int, job: dict[str, Any], fold: int | str, port: int) -> None:
+    """Train as one process of nnU-Net's own data-parallel training: rank `rank` on GPU `rank`."""
+    import torch
+
+    settings = SegmentationSettings.model_validate(job["settings"])
+    _set_environment(Path(job["cache"]), settings)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.cuda.set_device(rank)
+    # Validation of a large set leaves ranks waiting for one another far longer than the default ten minutes.
+    torch.distributed.init_process_group("nccl", rank=rank, world_size=job["gpus"], timeout=timedelta(hours=24))
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as null:  # noqa: PTH123 - a device, not a file of ours
+            _train_fold(job, fold, torch.device("cuda", rank), Progress(None if rank == 0 else null))
+    finally:
+        torch.distributed.destroy_process_group()
