@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trainers.segmentation.config import SegmentationSettings
+from trainers.segmentation.config import PLANS_NAMES, SegmentationSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import BaseModel
 
 HERE = Path(__file__).parent
@@ -21,6 +23,7 @@ class Recipe:
     name: str
     summary: str
     settings: type[BaseModel]  # what [train] of model.toml and --set may say
+    plans_name: Callable[[dict[str, Any]], str]  # what nnU-Net calls the plans of these settings
     worker: Path  # a script: `python -P WORKER JOB.json` (a model's repo may have its own `trainers` package)
 
 
@@ -31,6 +34,7 @@ RECIPES = {
             name="nnunet",
             summary="segmentation with nnU-Net v2",
             settings=SegmentationSettings,
+            plans_name=lambda settings: PLANS_NAMES[settings["planner"]],
             worker=HERE / "segmentation" / "worker.py",
         ),
     )

@@ -41,7 +41,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         with lock, _talk_to(run_folder / "train.log"):
             return _train(job, settings, run_folder, progress)
     except Timeout:
-        raise TrainingError(f"{run_folder}: another process is training here", hint="wait for it, or end it first") from None
+        raise TrainingError(
+            f"{run_folder}: another process is training here", hint="wait for it, or end it first"
+        ) from None
 
 
 def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path, progress: Progress) -> dict[str, Any]:
@@ -89,7 +91,9 @@ def _train_fold(job: dict[str, Any], fold: int | str, device: torch.device, prog
         checkpoint_seconds=settings.checkpoint_minutes * 60, progress=progress,
     )  # fmt: skip
     if fold != "all" and int(fold) >= len(place.splits):
-        raise TrainingError(f"fold {fold} does not exist: the split has {len(place.splits)} folds, 0 to {len(place.splits) - 1}")
+        raise TrainingError(
+            f"fold {fold} does not exist: the split has {len(place.splits)} folds, 0 to {len(place.splits) - 1}"
+        )
     final, latest = place.folder / FINAL, place.folder / LATEST
     seed_everything(settings.seed)
     trainer = _build(job, settings, place, device)

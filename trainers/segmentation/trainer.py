@@ -103,7 +103,10 @@ class InRunFolder:
         draw = self.logger.plot_progress_png
 
         def draw_now_and_then(folder: str) -> None:
-            if time.monotonic() - self._figure_at >= SECONDS_BETWEEN_FIGURES or self.current_epoch + 1 == self.num_epochs:
+            if (
+                time.monotonic() - self._figure_at >= SECONDS_BETWEEN_FIGURES
+                or self.current_epoch + 1 == self.num_epochs
+            ):
                 draw(folder)
                 self._figure_at = time.monotonic()
 
@@ -195,13 +198,15 @@ class InRunFolder:
             result = compute_metrics(str(truth / name), str(folder / name), reader, wanted, labels.ignore_label)
             results.append({**result, "reference_file": name, "prediction_file": name})
         measures = list(results[0]["metrics"][wanted[0]]) if results else []
-        mean = {
-            label: {m: _mean([r["metrics"][label][m] for r in results]) for m in measures} for label in wanted
-        }
+        mean = {label: {m: _mean([r["metrics"][label][m] for r in results]) for m in measures} for label in wanted}
         foreground = {m: _mean([values[m] for values in mean.values()]) for m in measures}
         for result in results:
-            result["metrics"] = {label: {m: float(v) for m, v in values.items()} for label, values in result["metrics"].items()}
-        save_summary_json({"metric_per_case": results, "mean": mean, "foreground_mean": foreground}, str(folder / "summary.json"))
+            result["metrics"] = {
+                label: {m: float(v) for m, v in values.items()} for label, values in result["metrics"].items()
+            }
+        save_summary_json(
+            {"metric_per_case": results, "mean": mean, "foreground_mean": foreground}, str(folder / "summary.json")
+        )
         self.print_to_log_file("Mean Validation Dice:", foreground.get("Dice"))
 
     def run_training(self) -> None:

@@ -1,0 +1,54 @@
+"""`mreg train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry import output
+from registry.commands._options import json_option
+
+
+@click.command("train")
+@click.argument("repo", type=click.Path(path_type=Path), default=".")
+@click.option("--fold", "folds", multiple=True, metavar="F", help="Fold to train, or all; repeat for several.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to train.")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, help="GPUs of this machine for one training.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of [train].")
+@click.option("--restart", is_flag=True, help="Start anew; the earlier run is kept under another name.")
+@json_option
+def command(
+    repo: Path,
+    folds: tuple[str, ...],
+    device: str | None,
+    gpus: int,
+    assignments: tuple[str, ...],
+    restart: bool,
+    as_json: bool,
+) -> None:
+    """Train a model with the recipe of its model.toml.
+
+    Plans, preprocesses (once), trains and validates. A training that was killed goes on where it stopped when the same
+    command is run again. Prints the run's folder.
+
+    \b
+    Examples:
+      mreg train                                   in a model's repo, as model.toml says
+      mreg train --fold 0 --fold 1 --device cuda
+      mreg train --set configuration=2d --set epochs=100
+    """
+    from registry import training
+    from registry.model_toml import find_repo
+
+    overrides: dict[str, Any] = dict(training.parse_assignment(text) for text in assignments)
+    if folds:
+        overrides["folds"] = [int(fold) if fold.isdigit() else fold for fold in folds]
+    if device:
+        overrides["device"] = device
+    run, answer = training.train(find_repo(repo), overrides, gpus=gpus, restart=restart)
+    if as_json:
+        output.document({"run": str(run.path), "complete": run.complete, **answer})
+    else:
+        output.answer(run.path)
