@@ -12,6 +12,7 @@ from registry.errors import MregError, NotFoundError
 HERE = Path(__file__).parent
 VERSION = 1
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+CHARACTERS = LETTERS | frozenset("_-")
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import MregError, NotFoundError
-from registry.names import EXPLANATIONS, check_tag, distance, explain, parse, require_strict
+from registry.names import EXPLANATIONS, check_tag, explain, parse, require_strict
+from registry.spelling import distance
 from registry.vocabulary import load_vocabulary
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "naming" / "names.json").read_text())
