@@ -67,13 +67,16 @@ class Store(Protocol):
     location: str  # "github:ivadomed" or "dir:/srv/models"
 
     def repos(self) -> Iterator[RepoInfo]:
-        """Yield every repository, sorted by name."""
+        """Yield every repository, sorted by name; on GitHub without `commit`, which would cost a request each."""
 
     def repo(self, name: str) -> RepoInfo:
         """Return one repository; raise `NotFoundError`."""
 
     def create_repo(self, name: str, *, description: str, topics: tuple[str, ...]) -> RepoInfo:
-        """Create an empty repository, or complete a half-made one (description, topics, labels); same call twice: same result."""
+        """Create an empty repository, or complete a half-made one (description, topics, labels).
+
+        The same call twice changes nothing; what people wrote there meanwhile stays.
+        """
 
     def push_first_commit(self, name: str, worktree: Path) -> RepoInfo:
         """Publish the first commit of the working copy as the repository's only one, then protect the default branch.
@@ -91,7 +94,11 @@ class Store(Protocol):
         """Create a draft on the head of the default branch."""
 
     def upload(self, release: Release, path: Path, progress: Callable[[int], None] | None = None) -> Asset:
-        """Stream a file into a draft under the file's own name; remove what a failed try left behind."""
+        """Stream a file into a draft under the file's own name; remove what a failed try left behind.
+
+        `progress` takes the bytes just sent, and a negative number when a failed try starts again.
+        Raises `ConflictError` where the name is taken or the release is public.
+        """
 
     def delete_asset(self, release: Release, asset: Asset) -> None:
         """Delete an asset of a draft."""
@@ -131,7 +138,9 @@ def _configured() -> str | None:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MregError(f"{path}: {error}", hint="mend or remove the file") from error
     if value is not None and not isinstance(value, str):
-        raise MregError(f"{path}: registry = {value!r} is not a text", hint='write registry = "github:ORG" or "dir:PATH"')
+        raise MregError(
+            f"{path}: registry = {value!r} is not a text", hint='write registry = "github:ORG" or "dir:PATH"'
+        )
     return value
 
 
@@ -151,4 +160,6 @@ def open_store(option: str | None = None) -> Store:
         from registry.stores.github import GitHubStore
 
         return GitHubStore(rest)
-    raise MregError(f"registry {location!r} is neither github:ORG nor dir:PATH", hint="for example --registry dir:models")
+    raise MregError(
+        f"registry {location!r} is neither github:ORG nor dir:PATH", hint="for example --registry dir:models"
+    )
