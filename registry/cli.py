@@ -61,9 +61,9 @@ class Verbs(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], VERBS, n=1)
-            if near:
-                error.message += f" Did you mean '{near[0]}'?"
-            raise
+            if not near:
+                raise
+            raise click.UsageError(f"No such command '{args[0]}'. Did you mean '{near[0]}'?", ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; turn an expected error into `error:` and `hint:` on stderr and exit status 1."""
