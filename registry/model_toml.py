@@ -44,8 +44,12 @@ class ModelSection(Section):
 class DataSection(Section):
     """What the model learns from."""
 
-    dataset: str = Field("", description="nnU-Net raw dataset, relative to the repo, e.g. data/raw/Dataset501_SpinalCordT2w")
-    source: str = Field("", description="where the images come from: address and, for a Git(-annex) data set, its commit")
+    dataset: str = Field(
+        "", description="nnU-Net raw dataset, relative to the repo, e.g. data/raw/Dataset501_SpinalCordT2w"
+    )
+    source: str = Field(
+        "", description="where the images come from: address and, for a Git(-annex) data set, its commit"
+    )
 
 
 class ReleaseSection(Section):
@@ -117,13 +121,17 @@ class Repo:
 
     @property
     def dataset(self) -> Path:
-        """Return the raw dataset's folder; raise `NotFoundError` where model.toml names none."""
-        if not self.toml.data.dataset:
-            raise NotFoundError(
-                f"{self.root / FILE_NAME}: [data] names no dataset",
-                hint='import one: mreg data import SRC data/raw --dataset-id N, then write dataset = "data/raw/DatasetNNN_Name"',
-            )
-        return self.root / self.toml.data.dataset
+        """Return the raw dataset's folder: the one that model.toml names, else the only one in data/raw."""
+        if self.toml.data.dataset:
+            return self.root / self.toml.data.dataset
+        found = sorted(path for path in (self.data / "raw").glob("Dataset*") if path.is_dir())
+        if len(found) == 1:
+            return found[0]
+        state = f"{self.data / 'raw'} holds {len(found)}" if found else "no dataset was imported"
+        raise NotFoundError(
+            f"{self.root / FILE_NAME}: [data] names no dataset and {state}",
+            hint="mreg data import SRC data/raw --dataset-id N; of several, name one under [data] dataset",
+        )
 
 
 def read(path: Path) -> ModelToml:
@@ -154,7 +162,11 @@ def describe(error: ValidationError) -> str:
             problems.append(f"unknown key {key!r}")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            problems.append(f"{key} = {item['input']!r}: {message}" if key and item["type"] != "value_error" else f"{key}: {message}")
+            problems.append(
+                f"{key} = {item['input']!r}: {message}"
+                if key and item["type"] != "value_error"
+                else f"{key}: {message}"
+            )
     return "; ".join(problems)
 
 
@@ -168,5 +180,3 @@ def find_repo(start: Path) -> Repo:
         f"{start}: no {FILE_NAME} here or above",
         hint="go into a model's repo, or create one: mreg new model_seg_sc_t2",
     )
-
-

@@ -1,13 +1,13 @@
 """The folder of one training, which is where the heavy half and the light half meet.
 
-    runs/3d_fullres-1a2b3c4d/            name: configuration and a hash of settings and data
-      config.json                        recipe, resolved settings, trainer and plans names, dataset facts, repo name
-      dataset.json plans.json dataset_fingerprint.json splits_final.json trainer_class.py (custom trainers)
-      environment.json                   versions, device, seed, dataset hash
-      train.log
-      fold_0/                            checkpoint_latest.pth, checkpoint_final.pth, metrics.jsonl, progress.png,
-                                         training_log_*.txt, debug.json, validation/
-      evaluation.json                    what `mreg evaluate` measured
+runs/3d_fullres-1a2b3c4d/            name: configuration and a hash of settings and data
+  config.json                        recipe, resolved settings, trainer and plans names, dataset facts, repo name
+  dataset.json plans.json dataset_fingerprint.json splits_final.json trainer_class.py (custom trainers)
+  environment.json                   versions, device, seed, dataset hash
+  train.log
+  fold_0/                            checkpoint_latest.pth, checkpoint_final.pth, metrics.jsonl, progress.png,
+                                     training_log_*.txt, debug.json, validation/
+  evaluation.json                    what `mreg evaluate` measured
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +72,7 @@ def train(
                 "dataset": {
                     "name": dataset.name,
                     "id": int(dataset.name[7:10]),
-                    "path": repo.toml.data.dataset,
+                    "path": os.path.relpath(repo.dataset, repo.root),
                     "hash": digest,
                     "image_orientation": dataset_json["image_orientation"],
                     "num_training": dataset_json["numTraining"],

@@ -10,6 +10,7 @@ The cache folder belongs to one content of the dataset (its name holds the hash)
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -91,9 +92,12 @@ def _plan(name: str, planner: str, target: Path) -> None:
         plan_class = ExperimentPlanner
     else:
         plan_class = getattr(residual_encoder_unet_planners, PLANNERS[planner])
+    loaders = os.environ["nnUNet_n_proc_DA"]
+    os.environ["nnUNet_n_proc_DA"] = str(max(1, int(loaders)))  # the planner takes it for a number of threads
     # nnU-Net writes the file itself, in place: let it write another one and rename that.
     partial = f"{target.stem}.part"
     plans = plan_class(name, plans_name=partial).plan_experiment()
+    os.environ["nnUNet_n_proc_DA"] = loaders
     (target.parent / f"{partial}.json").unlink(missing_ok=True)
     text = repr(partial)
     for configuration in plans["configurations"].values():

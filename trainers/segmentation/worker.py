@@ -7,13 +7,18 @@ variables are set here and a user's own never reach it.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 import sys
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main(job_path: Path) -> int:
     """Run the job and write its result."""
+    _die_with_parent()
     from trainers.core.errors import TrainingError
     from trainers.core.files import write_json
 
@@ -33,6 +38,12 @@ def main(job_path: Path) -> int:
         return 1
     write_json(result, {"ok": True, **answer})
     return 0
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when the command that started it is killed: an orphan would hold the run's lock."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":
