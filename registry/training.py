@@ -9,8 +9,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,6 +19,9 @@ from registry.files import json_text, read_json, sha256, write_json
 from registry.model_toml import FILE_NAME, Repo, describe
 from registry.runs import Run, is_run, read_run
 from trainers.catalog import RECIPES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Settings that change where or how fast a training runs, not what comes out: they do not make it another run.
 NOT_PART_OF_THE_RESULT = {"folds", "device", "workers", "checkpoint_minutes"}
@@ -241,7 +243,7 @@ def _splits(dataset: Path) -> list[dict[str, list[str]]]:
     path = dataset / "splits_final.json"
     if path.is_file():
         return list(read_json(path))
-    from registry.splits import subject_splits
+    from registry.dataset import subject_splits
 
     cases = sorted(p.name.partition(".")[0] for p in (dataset / "labelsTr").glob("[!.]*"))
     return subject_splits(cases)

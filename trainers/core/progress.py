@@ -46,7 +46,9 @@ class Progress:
             task = bars.add_task(title, total=total, completed=completed, text="")
 
             def advance(text: str = "") -> None:
-                bars.update(task, advance=1, **({"text": text} if text else {}))
+                if text:
+                    bars.update(task, text=text)
+                bars.advance(task)
 
             yield advance
 

@@ -4,7 +4,7 @@ The cache folder belongs to one content of the dataset (its name holds the hash)
 
     CACHE/raw/DatasetNNN_Name -> the dataset          nnU-Net finds data sets by folder and number
     CACHE/DatasetNNN_Name/dataset.json dataset_fingerprint.json nnUNetPlans.json gt_segmentations/
-    CACHE/DatasetNNN_Name/nnUNetPlans_3d_fullres/     CASE.b2nd CASE_seg.b2nd CASE.pkl; a case is whole when its .pkl is there
+    CACHE/DatasetNNN_Name/nnUNetPlans_3d_fullres/     CASE.b2nd CASE_seg.b2nd CASE.pkl; whole when its .pkl is there
 """
 
 from __future__ import annotations
@@ -75,16 +75,21 @@ def prepare(dataset: Path, cache: Path, settings: SegmentationSettings, workers:
 
 def _fingerprint(folder: Path, name: str, workers: int, progress: Progress) -> None:
     target = folder / "dataset_fingerprint.json"
-    if target.is_file():
-        try:
-            read_json(target)
-            return
-        except ValueError:
-            target.unlink()  # nnU-Net was killed while it wrote the file
+    if target.is_file() and _is_json(target):
+        return
     with progress.stage("fingerprint"):
         extractor = DatasetFingerprintExtractor(name, max(1, workers), verbose=False)
         extractor.show_progress_bar = False
         extractor.run(overwrite_existing=True)
+
+
+def _is_json(path: Path) -> bool:
+    """Whether the file is whole: nnU-Net may have been killed while it wrote it."""
+    try:
+        read_json(path)
+    except ValueError:
+        return False
+    return True
 
 
 def _plan(name: str, planner: str, target: Path) -> None:
@@ -135,11 +140,13 @@ def _preprocess(
 def _run(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[None]:
     if workers <= 1:
         for job in jobs:
-            yield preprocess_case(*job)
+            preprocess_case(*job)
+            yield
         return
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(preprocess_case, *job) for job in jobs]):
-            yield future.result()
+            future.result()
+            yield
 
 
 def preprocess_case(
@@ -192,14 +199,16 @@ def _topology(plan: dict[str, Any], settings: SegmentationSettings) -> dict[str,
     patch = settings.patch_size or plan["patch_size"]
     if len(patch) != len(spacing):
         raise TrainingError(
-            f"patch_size {list(patch)} has {len(patch)} axes, configuration {settings.configuration!r} has {len(spacing)}"
+            f"patch_size {list(patch)} has {len(patch)} axes, "
+            f"configuration {settings.configuration!r} has {len(spacing)}"
         )
     _, strides, kernels, patch, _ = get_pool_and_conv_props(spacing, list(patch), SMALLEST_FEATURE_MAP, 999999)
     architecture = plan["architecture"]["arch_kwargs"]
     features = list(settings.features or architecture["features_per_stage"])
     if settings.features is not None and len(features) > len(strides):
         raise TrainingError(
-            f"features {features} has {len(features)} stages, a patch of {[int(p) for p in patch]} voxels allows {len(strides)}",
+            f"features {features} has {len(features)} stages, "
+            f"a patch of {[int(p) for p in patch]} voxels allows {len(strides)}",
             hint="name fewer stages or a larger patch_size",
         )
     stages = min(len(strides), len(features))

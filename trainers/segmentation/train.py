@@ -49,6 +49,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path, progress: Progress) -> dict[str, Any]:
     workers = _set_environment(Path(job["cache"]), settings)
     import torch
+    from torch.multiprocessing.spawn import spawn
 
     from trainers.core.environment import choose_device, cpu_count, describe
     from trainers.segmentation.prepare import prepare
@@ -71,7 +72,7 @@ def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path
             done.append(fold)
             continue
         if job["gpus"] > 1:
-            torch.multiprocessing.spawn(_rank, args=(job, fold, _free_port()), nprocs=job["gpus"])
+            spawn(_rank, args=(job, fold, _free_port()), nprocs=job["gpus"])  # type: ignore[no-untyped-call]
         else:
             _train_fold(job, fold, device, progress)
         trained.append(fold)
@@ -117,7 +118,7 @@ def _train_fold(job: dict[str, Any], fold: int | str, device: torch.device, prog
         ) from error
 
 
-def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, device: torch.device) -> Any:  # noqa: ANN401
+def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, device: torch.device) -> Any:
     """Make the trainer and apply the settings that nnU-Net keeps as attributes."""
     from trainers.segmentation.trainer import find_trainer_class, wrap
 
@@ -138,13 +139,13 @@ def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, de
     return trainer
 
 
-def _load(trainer: Any, checkpoint: Path) -> None:  # noqa: ANN401 - nnU-Net is untyped
+def _load(trainer: Any, checkpoint: Path) -> None:
     """Load a checkpoint of this run after a load that executes nothing has gone through."""
     import torch
 
     try:
         torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises a different class for each way a file can be broken
+    except Exception as error:
         raise TrainingError(
             f"{checkpoint}: damaged or not a checkpoint of ours: {str(error).splitlines()[0]}",
             hint="remove that file and train again, or start anew: --restart",
@@ -184,7 +185,7 @@ def _talk_to(log: Path) -> Iterator[None]:
         sys.stdout.flush()
         stdout = os.dup(1)
         os.dup2(file.fileno(), 1)
-        warnings.showwarning = lambda message, category, filename, lineno, *_: print(  # noqa: T201 - into the log
+        warnings.showwarning = lambda message, category, filename, lineno, *_: print(
             warnings.formatwarning(message, category, filename, lineno), file=file
         )
         try:

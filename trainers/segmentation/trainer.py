@@ -59,10 +59,11 @@ class Place:
         return self.run / f"fold_{self.fold}"
 
 
-class InRunFolder:
-    """Mixin over an nnUNetTrainer class; `place` is set on the class by `wrap`."""
+class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
+    """Mixin over any nnUNetTrainer class; `place` is set on the class by `wrap`."""
 
     place: Place
+    _best_ema: float | None
     _advance: Callable[..., None] | None = None
     _figure_at = -math.inf
     _saved_at = 0.0
@@ -98,7 +99,7 @@ class InRunFolder:
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does, then keep its progress figure from costing more than it shows."""
-        super().on_train_start()  # type: ignore[misc]
+        super().on_train_start()
         self._saved_at = time.monotonic()
         draw = self.logger.plot_progress_png
 
@@ -115,13 +116,13 @@ class InRunFolder:
 
     def on_epoch_start(self) -> None:
         """Seed by epoch and rank, so that a resumed epoch draws what it would have drawn."""
-        super().on_epoch_start()  # type: ignore[misc]
+        super().on_epoch_start()
         seed_everything(self.place.seed + 1_000_003 * (self.current_epoch + 1) + self.local_rank)
 
     def on_epoch_end(self) -> None:
         """Write the epoch's line to metrics.jsonl, and a checkpoint when the last one is old enough."""
         epoch = self.current_epoch
-        super().on_epoch_end()  # type: ignore[misc]
+        super().on_epoch_end()
         if self.local_rank != 0:
             return
         value = self.logger.get_value
@@ -147,7 +148,7 @@ class InRunFolder:
             self._saved_at = time.monotonic()
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write the checkpoint whole or not at all, with plain Python numbers; skip checkpoint_best, which nobody ships."""
+        """Write the checkpoint whole, with plain Python numbers; skip checkpoint_best, which nobody ships."""
         if Path(filename).name == "checkpoint_best.pth" or self.local_rank != 0:
             return
         if self._best_ema is not None:
@@ -156,7 +157,7 @@ class InRunFolder:
         for key, values in curves.items():
             curves[key] = plain(values)
         with atomic_path(Path(filename)) as temporary:
-            super().save_checkpoint(str(temporary))  # type: ignore[misc]
+            super().save_checkpoint(str(temporary))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict the validation cases as the Spinal Cord Toolbox will (no mirroring), in this process."""
@@ -214,7 +215,7 @@ class InRunFolder:
         fold, done = self.place.fold, self.current_epoch
         with self.place.progress.bar(f"train fold {fold}", self.num_epochs, completed=done) as advance:
             self._advance = advance
-            super().run_training()  # type: ignore[misc]
+            super().run_training()
 
 
 def _mean(values: list[float]) -> float:
@@ -223,7 +224,7 @@ def _mean(values: list[float]) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - any nest of numbers
+def plain(value: Any) -> Any:
     """Return the value with NumPy scalars as Python numbers and NaN as None."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
