@@ -1,0 +1,1 @@
+"""Volumes: how they are read, oriented and written."""

@@ -1,0 +1,193 @@
+"""Runs a trained model on images and, where there are reference labels, measures it.
+
+An image is turned to the orientation that the network was trained in, given to nnU-Net as its SimpleITK reader would
+give it, predicted in this process (nnU-Net's worker pools cost more than they bring for a few images), and the label
+map is turned back into the image's own grid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainers.core.errors import TrainingError
+from trainers.core.metrics import case_scores, mean_scores, values_of
+from trainers.core.progress import Progress
+from trainers.data.nifti import open_image, read_labels, read_voxels, same_grid, spacing_mm, write_labels
+from trainers.data.orientation import Reorientation
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from trainers.core.metrics import Scores
+    from trainers.segmentation.network import Model
+
+DEFAULT_ORIENTATION = "LPI"  # what SCT takes for a model that does not say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is predicted at one go: an image a channel, and what to do with the result."""
+
+    name: str
+    images: tuple[Path, ...]
+    folds: tuple[str, ...]  # the networks whose outputs are averaged
+    output: Path | None = None
+    reference: Path | None = None
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a prediction job; return the `files` that were written, and with references `cases` and `mean`.
+
+    Job keys: model (folder), cases (list of name, images, folds, and optionally output and reference), device, mirror,
+    half, allow_code.
+    """
+    from trainers.core.environment import cpu_count
+
+    os.environ.update(nnUNet_def_n_proc=str(cpu_count()))  # nnU-Net takes no more threads than that
+    from trainers.segmentation.network import load_model, read_document
+
+    cases = [_case(entry) for entry in job["cases"]]
+    folder, progress = Path(job["model"]), Progress()
+    dataset_json = read_document(folder, "dataset.json")
+    orientation = _orientation(folder, dataset_json, progress)
+    channels = len(dataset_json.get("channel_names", dataset_json.get("modality", ())))
+    for case in cases:  # all headers before the first network: a wrong file should not cost an hour
+        _check_files(case, channels)
+    device = _device(job["device"])
+    folds = sorted({fold for case in cases for fold in case.folds})
+    with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints; stdout is the command's answer
+        model = load_model(folder, folds, half=job["half"], allow_code=job["allow_code"])
+        predictor = _predictor(model, device, mirror=job["mirror"], progress=progress)
+        scores = _predict_all(predictor, model, cases, orientation, progress)
+    answer: dict[str, Any] = {"files": [str(case.output) for case in cases if case.output]}
+    if scores:
+        answer.update(cases=scores, mean=mean_scores(scores))
+    return answer
+
+
+def _case(entry: dict[str, Any]) -> Case:
+    output, reference = entry.get("output"), entry.get("reference")
+    return Case(
+        name=entry["name"],
+        images=tuple(Path(image) for image in entry["images"]),
+        folds=tuple(str(fold) for fold in entry["folds"]),
+        output=Path(output) if output else None,
+        reference=Path(reference) if reference else None,
+    )
+
+
+def _orientation(folder: Path, dataset_json: dict[str, Any], progress: Progress) -> str:
+    code = dataset_json.get("image_orientation")
+    if code is None:
+        progress.say(f"warning: {folder / 'dataset.json'} has no image_orientation: {DEFAULT_ORIENTATION} is assumed")
+        return DEFAULT_ORIENTATION
+    try:
+        Reorientation.to(str(code), np.eye(4))
+    except ValueError as error:
+        raise TrainingError(
+            f"{folder / 'dataset.json'}: image_orientation: {error}", hint='for example "image_orientation": "RPI"'
+        ) from None
+    return str(code)
+
+
+def _check_files(case: Case, channels: int) -> None:
+    """Open every header of a case."""
+    if len(case.images) != channels:
+        raise TrainingError(
+            f"{case.images[0]}: {len(case.images)} images for case {case.name}, and the model has {channels} channels",
+            hint="give the channels of a case as CASE_0000.nii.gz, CASE_0001.nii.gz, or joined by commas",
+        )
+    first = open_image(case.images[0])
+    for path in (*case.images[1:], *([case.reference] if case.reference else [])):
+        if not same_grid(first, image := open_image(path)):
+            raise TrainingError(
+                f"{path}: not on the grid of {case.images[0]}: shape {image.shape} and {first.shape}, or other affines",
+                hint="resample one of them onto the other",
+            )
+
+
+def _device(wanted: str) -> torch.device:
+    import torch
+
+    from trainers.core.environment import choose_device, cpu_count
+
+    device = choose_device(wanted)
+    if (device.type == "cuda" and not torch.cuda.is_available()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise TrainingError(
+            f"device {wanted!r} was asked for and there is none", hint="--device cpu, or mend the driver"
+        )
+    torch.set_num_threads(cpu_count())
+    return device
+
+
+def _predictor(model: Model, device: torch.device, *, mirror: bool, progress: Progress) -> Any:
+    """Make nnU-Net's predictor without its search for the trainer class."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    if mirror and not model.mirror_axes:
+        progress.say("warning: the network was trained without mirroring: --mirror changes nothing")
+    with contextlib.redirect_stdout(io.StringIO()):  # it says on every CPU that this is no GPU
+        predictor = nnUNetPredictor(use_mirroring=mirror and bool(model.mirror_axes), device=device, allow_tqdm=False)
+    predictor.manual_initialization(
+        model.network, model.plans, model.configuration, [], model.dataset_json, model.trainer, model.mirror_axes
+    )
+    return predictor
+
+
+def _predict_all(
+    predictor: Any, model: Model, cases: list[Case], orientation: str, progress: Progress
+) -> dict[str, dict[str, Scores]]:
+    """Predict one case after the other; return the scores of those that have a reference."""
+    scores = {}
+    with progress.bar("predict", len(cases)) as advance:
+        for case in cases:
+            start = time.monotonic()
+            predictor.list_of_parameters = [model.weights[fold] for fold in case.folds]
+            labels = _predict(predictor, case, orientation)
+            if case.reference:
+                scores[case.name] = _score(labels, case.reference, model.dataset_json["labels"])
+            if case.output:
+                write_labels(case.output, labels, open_image(case.images[0]))
+            advance(case.name)
+            if not progress.console.is_terminal:
+                progress.say(f"{case.name}: {time.monotonic() - start:.1f} s")
+    return scores
+
+
+def _score(predicted: NDArray[np.integer[Any]], reference: Path, labels: dict[str, Any]) -> dict[str, Scores]:
+    image = open_image(reference)
+    truth = read_labels(reference, image, {0} | values_of(labels))
+    return case_scores(predicted, truth, labels, spacing_mm(image))
+
+
+def _predict(predictor: Any, case: Case, orientation: str) -> NDArray[np.integer[Any]]:
+    """Return a case's label map (x, y, z) in the grid of its images."""
+    import torch
+
+    images = [open_image(path) for path in case.images]
+    way = Reorientation.to(orientation, images[0].affine)
+    channels = [
+        way.apply(read_voxels(path, image)).transpose().astype(np.float32, order="C")
+        for path, image in zip(case.images, images, strict=True)
+    ]
+    properties = {"spacing": list(way.spacing(spacing_mm(images[0])))[::-1]}
+    try:
+        labels = predictor.predict_single_npy_array(np.stack(channels), properties)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        raise TrainingError(
+            f"{case.images[0]}: not enough memory on {predictor.device} for shape {images[0].shape}",
+            hint="--device cpu, or crop the image around what is to be segmented",
+        ) from error
+    return np.ascontiguousarray(way.undo(labels.transpose()))
