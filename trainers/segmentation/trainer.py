@@ -122,6 +122,11 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
     def on_epoch_end(self) -> None:
         """Write the epoch's line to metrics.jsonl, and a checkpoint when the last one is old enough."""
         epoch = self.current_epoch
+        if not math.isfinite(self.logger.get_value("train_losses", -1)):
+            raise TrainingError(
+                f"fold {self.place.fold}: the loss of epoch {epoch + 1} is not a number",
+                hint="mreg data verify looks for bad images; else a smaller --set initial_lr=… may help",
+            )
         super().on_epoch_end()
         if self.local_rank != 0:
             return
