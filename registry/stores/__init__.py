@@ -54,6 +54,7 @@ class Release:
     commit: str = ""
     published_at: str = ""  # ISO 8601, "" for a draft
     immutable: bool = False
+    url: str = ""  # its page, or its folder
     assets: tuple[Asset, ...] = field(default=())
 
     def asset(self, name: str) -> Asset | None:

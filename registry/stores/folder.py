@@ -142,8 +142,9 @@ class FolderStore:
             release = Release(
                 id=str(record.last_id), repo=repo, tag=tag, title=title, notes=notes, draft=True, commit=record.commit
             )
-            _write_release(self._folder(repo) / "releases" / f"{_DRAFT}{release.id}", release)
-        return release
+            folder = self._folder(repo) / "releases" / f"{_DRAFT}{release.id}"
+            _write_release(folder, release)
+            return _read_release(folder, repo)
 
     def upload(self, release: Release, path: Path, progress: Callable[[int], None] | None = None) -> Asset:
         """Copy a file into a draft under the file's own name."""
@@ -286,7 +287,7 @@ def _read_record(path: Path) -> RepoRecord:
 
 def _write_release(folder: Path, release: Release) -> None:
     """Write release.json; what the folder's name and place say (draft, addresses) is not written down twice."""
-    document: dict[str, Any] = {k: v for k, v in asdict(release).items() if k not in ("repo", "draft", "assets")}
+    document: dict[str, Any] = {k: v for k, v in asdict(release).items() if k not in ("repo", "draft", "url", "assets")}
     document["assets"] = [{"name": a.name, "size": a.size, "sha256": a.sha256} for a in release.assets]
     (folder / "assets").mkdir(parents=True, exist_ok=True)
     write_json(folder / "release.json", document)
@@ -299,7 +300,8 @@ def _read_release(folder: Path, repo: str) -> Release:
         assets = tuple(
             Asset(id=a["name"], url=(folder / "assets" / a["name"]).as_uri(), **a) for a in document.pop("assets")
         )
-        return Release(repo=repo, draft=folder.name.startswith(_DRAFT), assets=assets, **document)
+        draft = folder.name.startswith(_DRAFT)
+        return Release(repo=repo, draft=draft, url=folder.as_uri(), assets=assets, **document)
     except (TypeError, KeyError, AttributeError) as error:
         raise IntegrityError(f"{path}: not a release's record: {error}") from error
 
