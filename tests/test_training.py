@@ -244,3 +244,10 @@ def test_plain_leaves_only_json() -> None:
 
     value = {"a": np.float32(0.5), "b": [np.int64(2), float("nan")], "c": np.array([1.0, 2.0])}
     assert plain(value) == {"a": 0.5, "b": [2, None], "c": [1.0, 2.0]}
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(repo: Path) -> None:
+    done = run_mreg("train", "--set", "initial_lr=1e30", cwd=repo)
+    assert done.returncode == 1
+    assert "is not a number" in done.stderr
+    assert "Traceback" not in done.stderr
