@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -55,7 +56,7 @@ def test_a_run_holds_what_the_other_half_reads(trained_repo: Path) -> None:
     assert not Path(config["dataset"]["path"]).is_absolute()
     plans = json.loads((run / "plans.json").read_text())
     assert plans["configurations"]["2d"]["patch_size"] == [32, 32]
-    assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8]
+    assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8, 8]
     assert plans["plans_name"] == "nnUNetPlans"
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["nnunetv2"]
@@ -64,6 +65,7 @@ def test_a_run_holds_what_the_other_half_reads(trained_repo: Path) -> None:
         assert (run / "fold_0" / name).is_file(), name
     assert not (run / "fold_0" / "checkpoint_best.pth").exists()
     assert [line["epoch"] for line in lines(run)] == [0, 1, 2]
+    assert all(math.isfinite(line["train_loss"]) for line in lines(run))
 
 
 def test_the_checkpoint_is_inert_from_the_start(trained_repo: Path) -> None:
@@ -167,6 +169,8 @@ def test_the_users_own_nnunet_folders_are_never_touched(repo: Path, tmp_path: Pa
         (["--set", "configuration=4d"], "configuration = '4d'"),
         (["--set", "configuration=3d_lowres"], "'3d_lowres' is not in the plan"),
         (["--set", "patch_size=[32, 32, 32]"], "has 3 axes"),
+        (["--set", "patch_size=[8, 8]"], "too small"),
+        (["--set", "features=[4, 8]"], "features"),
         (["--set", "features=[4, 8, 8, 8, 8, 8]"], "allows"),
         (["--set", "trainer=nnUNetTrainerFromNowhere"], "neither one of nnU-Net's nor in a trainer_class.py"),
         (["--fold", 7], "fold 7 does not exist"),

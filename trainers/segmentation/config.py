@@ -51,7 +51,7 @@ class SegmentationSettings(BaseModel):
         None, min_length=2, max_length=3, description="patch in voxels, in nnU-Net's axis order (z, y, x)"
     )
     features: tuple[Positive, ...] | None = Field(
-        None, min_length=2, description="channels of each resolution stage, for nets smaller than planned"
+        None, min_length=3, description="channels of each resolution stage (at least 3), for nets smaller than planned"
     )
     initial_lr: Annotated[float, Field(gt=0)] | None = Field(None, description="initial learning rate (nnU-Net: 0.01)")
     seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")

@@ -160,8 +160,9 @@ def _predict_all(
                 scores[case.name] = _score(labels, case.reference, model.dataset_json["labels"])
             if case.output:
                 write_labels(case.output, labels, open_image(case.images[0]))
-            advance(case.name)
-            if not progress.console.is_terminal:
+            if progress.console.is_terminal:
+                advance(case.name)
+            else:
                 progress.say(f"{case.name}: {time.monotonic() - start:.1f} s")
     return scores
 

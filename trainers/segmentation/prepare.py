@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 VOXELS_WORTH_A_PROCESS = 2e7
 # Smallest edge of the deepest feature map, as in nnU-Net's default planner.
 SMALLEST_FEATURE_MAP = 4
+# nnU-Net gives the deepest of its outputs no weight: with two stages nothing is left and the loss is 0/0.
+FEWEST_STAGES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +205,8 @@ def _topology(plan: dict[str, Any], settings: SegmentationSettings) -> dict[str,
             f"configuration {settings.configuration!r} has {len(spacing)}"
         )
     _, strides, kernels, patch, _ = get_pool_and_conv_props(spacing, list(patch), SMALLEST_FEATURE_MAP, 999999)
+    if len(strides) < FEWEST_STAGES:
+        raise TrainingError(f"a patch of {list(settings.patch_size or ())} voxels is too small for nnU-Net's network")
     architecture = plan["architecture"]["arch_kwargs"]
     features = list(settings.features or architecture["features_per_stage"])
     if settings.features is not None and len(features) > len(strides):
