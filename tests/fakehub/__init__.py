@@ -64,6 +64,7 @@ class FakeHub:
         self.lock = threading.RLock()
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
+        self.ranges = True  # False: the storage sends whole files only
         self.sleeps: list[float] = []  # what clients under test waited, where they are told to sleep here
         root.mkdir(parents=True, exist_ok=True)
         path = root / "state.json"
