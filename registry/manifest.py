@@ -1,0 +1,192 @@
+"""`mreg-release.json`, the one asset of a release that says what the others are.
+
+It is made with the archive and never changes after publication. Everything in it can be read from the run, the archive
+and the repo: there is no clock and no host in it, so the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from registry.errors import IntegrityError, NotFoundError
+from registry.files import json_text
+from registry.model_toml import describe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MANIFEST_NAME = "mreg-release.json"
+SCHEMA_VERSION = 1
+SCHEMA_ID = "https://raw.githubusercontent.com/ivadomed/mreg/main/schemas/manifest.schema.json"
+
+
+def _whole(value: Any) -> Any:
+    """Read 1.0 as 1: to JSON they are the same number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", min_length=64, max_length=64)]
+Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$", max_length=64)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]*$", max_length=255)]
+Orientation = Annotated[str, Field(pattern=r"^[RLAPIS]{3}$", min_length=3, max_length=3)]
+
+
+class Part(BaseModel):
+    """An object of the manifest: every key is required, no other is allowed, nothing is converted."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, regex_engine="python-re", protected_namespaces=()
+    )
+
+
+class AssetEntry(Part):
+    """A file of the release, other than the manifest."""
+
+    name: FileName = Field(title="name of the asset")
+    size: Count = Field(title="size in bytes")
+    sha256: Sha256 = Field(title="SHA-256 of the bytes")
+
+
+class Member(Part):
+    """A file in an archive."""
+
+    path: Text = Field(title="path in the archive")
+    size: Count = Field(title="size in bytes")
+    sha256: Sha256 = Field(title="SHA-256 of the bytes")
+
+
+class Data(Part):
+    """What the model was trained on."""
+
+    name: Text = Field(title="nnU-Net's name of the dataset")
+    id: Count = Field(title="nnU-Net's number of the dataset")
+    hash: str = Field(title="SHA-256 over the training files, empty where it is not known")
+    num_training: Count = Field(title="number of training cases")
+    num_test: Count | None = Field(title="number of test cases")
+    licence: str = Field(title="licence of the data")
+    source: dict[str, str | Count | None] = Field(title="where the data come from, with the commit of a Git data set")
+
+
+class Weights(Part):
+    """The network's weights, which all folds have alike."""
+
+    parameters: Count = Field(title="number of parameters")
+    dtype: Text = Field(title="type of most weights")
+    optimizer: bool = Field(title="whether a training can be continued from it")
+
+
+class Metrics(Part):
+    """What `mreg evaluate` measured with the weights that are in the archive."""
+
+    dataset: str = Field(title="dataset of the evaluation")
+    split: str = Field(title="part of the dataset")
+    cases: Count = Field(title="number of cases")
+    folds: tuple[Count | str, ...] = Field(title="folds that voted")
+    mean: dict[str, dict[str, float | None]] = Field(title="mean over the cases: label, measure, value")
+
+
+class Source(Part):
+    """The commit of the model's repo that the archive was made at."""
+
+    commit: Commit = Field(title="Git commit")
+    dirty: bool = Field(title="whether files differed from the commit")
+
+
+class ModelEntry(Part):
+    """One archive and the model in it."""
+
+    asset: FileName = Field(title="name of the archive's asset")
+    variant: str = Field(title="word between repo and tag in the archive's name")
+    layout: Annotated[str, Field(pattern=r"^(root|dataset)$", max_length=7)] = Field(title="layout of the archive")
+    trainer_folder: Text = Field(title="nnU-Net's name of the folder with plans.json")
+    trainer: Text = Field(title="trainer class")
+    plans: Text = Field(title="name of the plans")
+    configuration: Text = Field(title="nnU-Net configuration")
+    folds: tuple[Count | str, ...] = Field(title="folds in the archive", min_length=1)
+    recipe: Text = Field(title="recipe that trained it")
+    orientation: Orientation = Field(title="orientation of the images, in SCT's letters")
+    channels: dict[str, str] = Field(title="number and name of each channel", min_length=1)
+    labels: dict[str, Count | tuple[Count, ...]] = Field(title="name and values of each label", min_length=1)
+    sct_suffixes: tuple[str, ...] = Field(title="what SCT appends to the names of its output files")
+    data: Data = Field(title="training data")
+    weights: Weights = Field(title="weights")
+    metrics: Metrics | None = Field(title="evaluation, null where these weights were not evaluated")
+    versions: dict[str, str] = Field(title="versions of the software that trained it")
+    source: Source | None = Field(title="commit of the repo, null outside Git")
+    members: tuple[Member, ...] = Field(title="files in the archive", min_length=1)
+
+
+class Manifest(Part):
+    """The whole file."""
+
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION), BeforeValidator(_whole)] = Field(
+        title="version of the schema"
+    )
+    name: Text = Field(title="name of the repository")
+    name_fields: dict[str, tuple[str, ...]] = Field(title="what the name says, with defaults; empty where invalid")
+    tag: Text = Field(title="tag of the release")
+    description: str = Field(title="the model in a sentence")
+    licence: str = Field(title="licence of the model")
+    assets: tuple[AssetEntry, ...] = Field(title="assets of the release", min_length=1)
+    models: tuple[ModelEntry, ...] = Field(title="archives and the models in them", min_length=1)
+
+    @property
+    def archives(self) -> list[str]:
+        """Return the names of the archives."""
+        return [model.asset for model in self.models]
+
+    def sha256_of(self, name: str) -> str:
+        """Return the digest of an asset, "" for one that the manifest does not know."""
+        return next((asset.sha256 for asset in self.assets if asset.name == name), "")
+
+    def model(self, asset: str) -> ModelEntry | None:
+        """Return what is known of an archive."""
+        return next((model for model in self.models if model.asset == asset), None)
+
+    def text(self) -> str:
+        """Return the file's text."""
+        return json_text(self.model_dump(mode="json"))
+
+
+def parse(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
+    """Read a manifest's bytes; raise `IntegrityError`, which begins with `where`, for anything that is none."""
+    try:
+        document = json.loads(data, parse_constant=_refuse)
+        manifest = Manifest.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise IntegrityError(f"{where}: {describe(error)}", hint=_hint(document)) from error
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where}: not JSON: {error}") from error
+    names = [asset.name for asset in manifest.assets]
+    if len({name.casefold() for name in names}) < len(names) or not set(manifest.archives) <= set(names):
+        raise IntegrityError(f"{where}: assets {', '.join(names)} do not fit archives {', '.join(manifest.archives)}")
+    return manifest
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest; raise `NotFoundError` or `IntegrityError`."""
+    try:
+        return parse(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such file", hint="mreg package writes it") from None
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema, which schemas/manifest.schema.json holds for other programs."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID}
+    return {**head, **Manifest.model_json_schema(), "title": MANIFEST_NAME}
+
+
+def _hint(document: Any) -> str:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    newer = isinstance(version, int | float) and version > SCHEMA_VERSION
+    return "made by a newer mreg: update yours" if newer else ""
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number in JSON")
