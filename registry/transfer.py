@@ -1,0 +1,170 @@
+"""Bytes from somewhere into a file: resumed, verified, whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from registry import output
+from registry.errors import ConflictError, IntegrityError
+from registry.files import atomic_write, sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CHUNK_BYTES = 1 << 20
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try that brings no byte
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error until patience is at its end
+    """A connection that broke; another one may go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where bytes come from."""
+
+    label: str  # for messages
+    identity: str  # equal identities have equal bytes, so a part of one continues with the other
+    size: int | None  # bytes, None where nobody says
+    sha256: str  # "" where nobody says
+    open: Callable[[int], BinaryIO]  # the bytes from an offset on; reading may raise `Interrupted`
+
+
+def download(source: Source, target: Path) -> str:
+    """Download into `target` and return the SHA-256.
+
+    Bytes go to a hidden part file beside the target, which another call continues. A target that is there already
+    is verified and kept. Raises `ConflictError` where the target has other bytes, and `IntegrityError` where the
+    source has others than it promised.
+    """
+    if target.exists():
+        return _verify_existing(source, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{source.identity[:16]}.part")
+    for stale in target.parent.glob(f".{_literal(target.name)}.*.part"):
+        if stale != part:
+            stale.unlink()
+    resumed = part.exists()
+    digest = _complete(source, part)
+    if source.sha256 and digest != source.sha256 and resumed:
+        output.say(f"{source.label}: what an earlier try had left does not fit, starting again")
+        part.unlink()
+        digest = _complete(source, part)
+    if source.sha256 and digest != source.sha256:
+        part.unlink()
+        raise IntegrityError(
+            f"{source.label}: SHA-256 is {digest}, expected {source.sha256}",
+            hint="do not use it; try again, and tell the people who published it",
+        )
+    part.replace(target)
+    return digest
+
+
+def copy(source: Path, target: Path) -> str:
+    """Copy a local file, whole or not at all, and return its SHA-256; an equal target is kept."""
+    digest = sha256(source)
+    if target.exists():
+        _require_equal(target, digest)
+        return digest
+    with source.open("rb") as reader, atomic_write(target) as writer:
+        shutil.copyfileobj(reader, writer, CHUNK_BYTES)
+    return digest
+
+
+def _verify_existing(source: Source, target: Path) -> str:
+    if source.sha256:
+        return _require_equal(target, source.sha256)
+    if source.size is not None and target.stat().st_size != source.size:
+        raise _other(target)
+    return sha256(target)
+
+
+def _require_equal(target: Path, expected: str) -> str:
+    if not target.is_file() or sha256(target) != expected:
+        raise _other(target)
+    return expected
+
+
+def _other(target: Path) -> ConflictError:
+    return ConflictError(
+        f"{target}: there is another file of that name", hint="remove it, or choose another folder: -o DIR"
+    )
+
+
+def _complete(source: Source, part: Path) -> str:
+    """Append what the part lacks; a break in between is patched up while it goes on at all."""
+    digest = hashlib.sha256()
+    have = _rehash(part, digest)
+    if source.size is not None and have > source.size:
+        part.unlink()
+        return _complete(source, part)
+    if source.size is not None:
+        _require_space(part, source.size - have)
+    idle = 0
+    with output.byte_progress(source.label, source.size or 0) as progress, part.open("ab") as file:
+        progress(have)
+        while True:
+            before = have
+            try:
+                have = _append(source, have, file, digest, progress)
+                break
+            except Interrupted as fault:
+                have = file.tell()
+                idle = 0 if have > before else idle + 1
+                if idle >= len(WAITS):
+                    raise IntegrityError(
+                        f"{source.label}: ended after {have} of {source.size or 'unknown'} bytes: {fault}",
+                        hint="run the same command again: it continues",
+                    ) from fault
+                time.sleep(WAITS[idle])
+        os.fsync(file.fileno())
+    if source.size is not None and have != source.size:
+        part.unlink()
+        raise IntegrityError(f"{source.label}: {have} bytes, expected {source.size}", hint="try again later")
+    return digest.hexdigest()
+
+
+def _append(source: Source, have: int, file: BinaryIO, digest: hashlib._Hash, progress: Callable[[int], None]) -> int:
+    """Read to the end from offset `have`; return the number of bytes in the file."""
+    if have == source.size:
+        return have
+    with source.open(have) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            file.write(chunk)
+            file.flush()
+            digest.update(chunk)
+            have += len(chunk)
+            progress(len(chunk))
+            if source.size is not None and have > source.size:
+                break
+    return have
+
+
+def _rehash(part: Path, digest: hashlib._Hash) -> int:
+    """Hash what an earlier try left; return its size."""
+    if not part.exists():
+        return 0
+    have = 0
+    with part.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            have += len(chunk)
+    return have
+
+
+def _require_space(part: Path, missing: int) -> None:
+    """Fail before the download and not at its end."""
+    if shutil.disk_usage(part.parent).free < missing:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part.parent))
+
+
+def _literal(name: str) -> str:
+    """Escape what glob would read as a pattern."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
