@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError)
 DAMAGED = "the file may be damaged or cut short: copy it again"
+MEND = "mend the header: pixdim, qform and sform"
+SIZE_TOLERANCE = 0.01
 # Two files of one grid may have been written by programs that round differently.
 TOLERANCE_MM = 1e-2
 
@@ -55,9 +57,16 @@ def _check_header(path: Path, image: Any) -> None:
         raise TrainingError(f"{path}: voxels of type {kind}, expected plain numbers", hint="convert it to one channel")
     zooms = np.asarray(image.header.get_zooms()[:3], dtype=np.float64)
     if not (np.isfinite(image.affine).all() and np.isfinite(zooms).all() and (zooms > 0).all()):
-        raise TrainingError(f"{path}: the header gives no geometry: voxel size {zooms}", hint="mend the header")
+        raise TrainingError(f"{path}: the header gives no geometry: voxel size {zooms.tolist()}", hint=MEND)
+    sizes = nib.affines.voxel_sizes(image.affine)[: len(zooms)]
+    if not np.allclose(sizes, zooms, rtol=SIZE_TOLERANCE):
+        raise TrainingError(
+            f"{path}: the header contradicts itself: voxel size {zooms.round(4).tolist()} mm in pixdim and "
+            f"{sizes.round(4).tolist()} mm in the affine",
+            hint=MEND,
+        )
     if np.isnan(nib.io_orientation(image.affine)).any():
-        raise TrainingError(f"{path}: the header's affine has a column of zeros", hint="mend qform and sform")
+        raise TrainingError(f"{path}: the header's affine has a column of zeros", hint=MEND)
 
 
 def spacing_mm(image: Any) -> tuple[float, float, float]:

@@ -26,8 +26,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with _numpy_numbers():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different class for each way a file can be broken
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise TrainingError(
-            f"{path}: damaged, or holds more than weights and numbers: {str(error).splitlines()[0]}",
+            f"{path}: damaged, or holds more than weights and numbers: {reason}",
             hint="fetch or train it again; such a file is never opened in another way",
         ) from error
     wanted = {"network_weights": dict, "init_args": dict, "trainer_name": str}
