@@ -1,0 +1,118 @@
+"""`mreg evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry import output
+from registry.commands._options import json_option, registry_option
+
+COLUMNS = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 mm",
+    "precision": "precision",
+    "recall": "recall",
+    "volume_difference_ml": "volume diff. ml",
+    "volume_difference_percent": "volume diff. %",
+    "reference_ml": "reference ml",
+}
+
+
+@click.command("evaluate")
+@click.argument("target", metavar="RUN|REF")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option(
+    "--split", type=click.Choice(["test", "val", "train"]), help="Cases [default: test if labelled, else val]."
+)
+@click.option("--half", is_flag=True, help="Measure the weights in 16 bits, as package --half stores them.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to run it.")
+@click.option("--save", is_flag=True, help="Keep the predictions in the run's folder evaluation/.")
+@click.option(
+    "-o", "--output", "out", metavar="FILE", type=click.Path(path_type=Path), help="Write the JSON there, too."
+)
+@click.option("--allow-code", is_flag=True, help="Run the model's own trainer_class.py where its network needs it.")
+@registry_option
+@json_option
+def command(
+    target: str,
+    dataset: Path,
+    split: str | None,
+    half: bool,
+    device: str,
+    save: bool,
+    out: Path | None,
+    allow_code: bool,
+    registry: str | None,
+    as_json: bool,
+) -> None:
+    """Measure a model on labelled cases.
+
+    DATASET is a raw nnU-Net dataset. Test cases are predicted by all folds together; validation cases by the fold that
+    did not train on them. A run's figures are written to its evaluation.json and to the model card.
+
+    \b
+    Examples:
+      mreg evaluate runs/3d_fullres-1a2b3c4d data/raw/Dataset501_SpinalCordT2w
+      mreg evaluate runs/3d_fullres-1a2b3c4d data/raw/Dataset501_SpinalCordT2w --split val --half
+      mreg evaluate model_seg_sc_t2@r20260101 Dataset501_SpinalCordT2w --json
+    """
+    from registry import inference
+
+    evaluation = inference.evaluate(
+        target, dataset, split=split, half=half, device=device, save=save, out=out, registry=registry,
+        allow_code=allow_code,
+    )  # fmt: skip
+    if as_json:
+        output.document(evaluation)
+    elif sys.stdout.isatty():
+        _print_rich(evaluation)
+    else:
+        output.answer(_plain(evaluation))
+
+
+def _rows(evaluation: dict[str, Any]) -> list[list[str]]:
+    """Return a row for each case and label, and the means."""
+    blocks = [*evaluation["cases"].items(), ("mean", evaluation["mean"])]
+    return [
+        [case, label, *(_number(scores[key]) for key in COLUMNS)]
+        for case, by_label in blocks
+        for label, scores in by_label.items()
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _plain(evaluation: dict[str, Any]) -> str:
+    """Align the columns: names to the left, figures to the right."""
+    rows = [["case", "label", *COLUMNS.values()], *_rows(evaluation)]
+    case, label, *widths = (max(len(cell) for cell in column) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(case), row[1].ljust(label), *map(str.rjust, row[2:], widths)],
+        )
+        for row in rows
+    )
+
+
+def _print_rich(evaluation: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    folds = ", ".join(map(str, evaluation["folds"]))
+    table = Table(title=f"{evaluation['dataset']}, {evaluation['split']}, fold {folds}{', half' * evaluation['half']}")
+    table.add_column("case")
+    table.add_column("label")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+    first_mean = sum(len(by_label) for by_label in evaluation["cases"].values())
+    for number, row in enumerate(_rows(evaluation)):
+        if number == first_mean:
+            table.add_section()
+        table.add_row(*row)
+    Console().print(table)
