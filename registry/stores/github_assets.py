@@ -10,7 +10,6 @@ import io
 import mimetypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-from urllib.parse import urljoin
 
 import requests
 
@@ -29,11 +28,20 @@ CHUNK_BYTES = 1 << 20
 
 
 def new_session() -> requests.Session:
-    """Open a session that sends no credentials but ours (requests would add those of ~/.netrc)."""
-    session = requests.Session()
+    """Open a session that sends the credentials that it is given, to the address that they are for, and no others.
+
+    requests by itself adds those of ~/.netrc, to a redirect's target too: storages with signed addresses refuse that.
+    """
+    session = _Session()
     session.auth = _no_credentials
     session.headers["User-Agent"] = f"mreg/{__version__}"
     return session
+
+
+class _Session(requests.Session):
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:  # noqa: ARG002
+        """Send nothing to where a redirect leads."""
+        prepared_request.headers.pop("Authorization", None)
 
 
 def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -133,7 +141,7 @@ class AssetSource:
             response.close()
             response = None
         if response is None:
-            response = self._get_privately(position, etag)
+            response = self._get(self._private, position, etag, self.api.token)
         if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
             raise refuse(response)
         if etag and response.headers.get("ETag", etag) != etag:
@@ -144,20 +152,15 @@ class AssetSource:
             raise IntegrityError(f"{self.where}: asked for {self.name} from byte {position} on, got another part")
         return response
 
-    def _get(self, address: str, position: int, etag: str) -> requests.Response:
-        headers = _download_headers(position, etag)
+    def _get(self, address: str, position: int, etag: str, token: str = "") -> requests.Response:
+        headers = {"Accept": "application/octet-stream", "Accept-Encoding": "identity"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        if position:
+            headers["Range"] = f"bytes={position}-"
+        if position and etag:
+            headers["If-Range"] = etag
         return self.session.get(address, headers=headers, stream=True, timeout=TIMEOUT)
-
-    def _get_privately(self, position: int, etag: str) -> requests.Response:
-        """Ask the API with the token, then follow its redirect without: the storage must not see it."""
-        headers = _download_headers(position, etag)
-        if self.api.token:
-            headers["Authorization"] = f"Bearer {self.api.token}"
-        answer = self.session.get(self._private, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False)
-        if not answer.is_redirect:
-            return answer
-        answer.close()
-        return self._get(urljoin(self._private, answer.headers["Location"]), position, etag)
 
 
 class AssetStream(io.RawIOBase):
@@ -210,15 +213,6 @@ class AssetStream(io.RawIOBase):
             self._response = None
             raise
         return data
-
-
-def _download_headers(position: int, etag: str) -> dict[str, str]:
-    headers = {"Accept": "application/octet-stream", "Accept-Encoding": "identity"}
-    if position:
-        headers["Range"] = f"bytes={position}-"
-        if etag:
-            headers["If-Range"] = etag
-    return headers
 
 
 def _skip(response: requests.Response, count: int) -> None:
