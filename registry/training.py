@@ -243,7 +243,7 @@ def _splits(dataset: Path) -> list[dict[str, list[str]]]:
     path = dataset / "splits_final.json"
     if path.is_file():
         return list(read_json(path))
-    from registry.dataset import subject_splits
+    from registry.splits import subject_splits
 
     cases = sorted(p.name.partition(".")[0] for p in (dataset / "labelsTr").glob("[!.]*"))
     return subject_splits(cases)

@@ -1,0 +1,114 @@
+"""`mreg data import` and `mreg data verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from registry import output
+from registry.commands._options import json_option
+
+
+@click.group("data")
+def command() -> None:
+    """Import and verify datasets."""
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Split NAME=VALUE flags."""
+    del context
+    pairs = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not (name and equals and rest):
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param_hint=parameter.opts[0])
+        pairs[name] = rest
+    return pairs
+
+
+@command.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--dataset-id", "number", type=click.IntRange(1, 999), required=True, help="NNN of DatasetNNN_Name.")
+@click.option("--name", default="", help="Name of the dataset [default: labels and contrasts].")
+@click.option("--contrast", "contrasts", multiple=True, metavar="TAIL", help="Tail of the image's name; one a channel.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="NAME=TAIL", callback=_pairs, help="Label and its mask's tail."
+)
+@click.option("--region", "regions", multiple=True, metavar="NAME=A+B", callback=_pairs, help="Train NAME as a union.")
+@click.option("--test-subject", "tests", multiple=True, metavar="SUBJECT", help="Keep a subject for testing.")
+@click.option("--orientation", default="RPI", show_default=True, help="Orientation of all images, in SCT's letters.")
+@click.option("--folds", type=click.IntRange(min=2), help="Folds by subject [default: 5, or one a subject].")
+@click.option("--threshold", default=0.5, show_default=True, help="A soft mask counts above this value.")
+def import_(
+    source: Path,
+    destination: Path,
+    number: int,
+    name: str,
+    contrasts: tuple[str, ...],
+    labels: dict[str, str],
+    regions: dict[str, str],
+    tests: tuple[str, ...],
+    orientation: str,
+    folds: int | None,
+    threshold: float,
+) -> None:
+    """Import a BIDS tree, or a Decathlon or AUC23 folder, as an nnU-Net raw dataset.
+
+    Masks are looked for under derivatives/labels as IMAGE_label-TAIL.nii.gz. Of several labels a later one lies on top.
+    All images get one orientation, which is written to dataset.json. Prints the dataset's folder.
+
+    \b
+    Examples:
+      mreg data import ~/data/bids data/raw --dataset-id 501
+      mreg data import ~/data/bids data/raw --dataset-id 501 --contrast T2w --label sc=SC_seg --test-subject sub-05
+      mreg data import ~/data/bids data/raw --dataset-id 502 --label sc=SC_seg --label lesion=lesion_seg --region sc=sc+lesion
+      mreg data import ~/data/bids data/raw --dataset-id 503 --contrast flip-1_mt-off_MTS --contrast flip-1_mt-on_MTS
+    """
+    from registry.dataset import import_dataset
+
+    folder = import_dataset(
+        source,
+        destination,
+        number=number,
+        name=name,
+        contrasts=contrasts,
+        labels=labels,
+        regions={region: parts.split("+") for region, parts in regions.items()},
+        tests=tests,
+        code=orientation,
+        folds=folds,
+        threshold=threshold,
+    )
+    output.answer(folder)
+
+
+@command.command("verify")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@json_option
+@click.pass_context
+def verify(context: click.Context, dataset: Path, as_json: bool) -> None:
+    """Report every problem of a raw dataset, per file.
+
+    Reads each image once: geometry, orientation against dataset.json, label values, channels, duplicates, NaN, counts and
+    splits. Exit status 1 if one is an error.
+
+    \b
+    Examples:
+      mreg data verify data/raw/Dataset501_ScT2w
+    """
+    from registry.dataset_verify import verify as run
+
+    with output.stage("verify"):
+        report = run(dataset)
+    if as_json:
+        output.document(report.as_json())
+    else:
+        for finding in report.findings:
+            output.answer(f"{finding.level} {finding.code} {finding.path}: {finding.message}")
+            if finding.hint:
+                output.answer(f"    {finding.hint}")
+        if not report.findings:
+            output.answer(f"{dataset}: no problem found")
+    context.exit(0 if report.ok else 1)
