@@ -48,8 +48,8 @@ def find_bids(
 ) -> Collection:
     """Find the cases that have every contrast and every mask.
 
-    `contrasts` are tails of file names (T2w, or flip-1_mt-on_MTS), one a channel; `labels` maps a label to the tail of its
-    mask after `label-` (sc: SC_seg), values in their order, a later one on top; `regions` maps a label to the labels it
+    `contrasts` are tails of file names (T2w, or flip-1_mt-on_MTS), one a channel; `labels` maps a label to the tail of
+    its mask after `label-` (sc: SC_seg), values in their order, a later one on top; `regions` maps a label to the labels it
     unites. What is not given is deduced where the tree leaves one possibility.
     """
     images = {p.name.removesuffix(ENDING): p for p in _images(root)}
@@ -163,7 +163,7 @@ def _label_values(labels: dict[str, str], regions: dict[str, list[str]]) -> dict
 
 
 def find_decathlon(root: Path) -> Collection:
-    """Read a folder with a version-1 dataset.json: the Medical Segmentation Decathlon's, or AUC23's with its regions."""
+    """Read a folder with a version-1 dataset.json: Medical Segmentation Decathlon, or AUC23 with its regions."""
     document = read_json(root / "dataset.json")
     training = document.get("training")
     if not isinstance(training, list) or not training:
@@ -172,19 +172,20 @@ def find_decathlon(root: Path) -> Collection:
         )
     if not all(isinstance(item, dict) and "image" in item for item in training):
         raise IntegrityError(f"{root / 'dataset.json'}: a training case has no image")
-    if not all("label" in item for item in training) or "labels" not in document:
+    masked = sum("label" in item for item in training)
+    if masked < len(training) or "labels" not in document:
         raise MregError(
-            f"{root / 'dataset.json'}: {sum('label' in i for i in training)} of {len(training)} training cases have a mask",
+            f"{root / 'dataset.json'}: {masked} of {len(training)} training cases have a mask",
             hint="a segmentation dataset needs one for each",
         )
     channels = tuple(
         str(name) for _, name in sorted(document.get("modality", {"0": "MRI"}).items(), key=lambda i: int(i[0]))
     )
     sources = [_decathlon_source(root, item["image"], item["label"], len(channels), test=False) for item in training]
-    for mask in sorted((root / "labelsTs").glob(f"[!.]*{ENDING}")):
-        sources.append(
-            _decathlon_source(root, f"imagesTs/{mask.name}", f"labelsTs/{mask.name}", len(channels), test=True)
-        )
+    sources += [
+        _decathlon_source(root, f"imagesTs/{mask.name}", f"labelsTs/{mask.name}", len(channels), test=True)
+        for mask in sorted((root / "labelsTs").glob(f"[!.]*{ENDING}"))
+    ]
     labels: dict[str, int | list[int]] = {
         re.sub(r"\W+", "_", str(name)): int(value)
         for value, name in sorted(document["labels"].items(), key=lambda i: int(i[0]))

@@ -93,7 +93,7 @@ def _describe(collection: Collection, name: str, code: str) -> dict[str, Any]:
         "labels": collection.labels,
     }
     if any(isinstance(value, list) for value in collection.labels.values()):
-        # The class written for a region is the one that only it has: nnU-Net writes them in this order, one over another.
+        # nnU-Net writes the regions in this order, one over another, each with the class that it adds.
         document["regions_class_order"] = [number for number, _ in enumerate(foreground, start=1)]
     return document | {
         "numTraining": sum(not s.test for s in collection.sources),
@@ -185,7 +185,7 @@ def read_volume(path: Path, volume: int | None = None) -> tuple[NDArray[Any], ND
     return array, np.asarray(image.affine)
 
 
-def _image(array: NDArray[Any], affine: NDArray[np.float64]) -> Any:  # a nibabel image
+def _image(array: NDArray[Any], affine: NDArray[np.floating[Any]]) -> Any:  # a nibabel image
     """Return an image with a new header: no free text travels along."""
     import nibabel as nib
     import numpy as np
@@ -206,7 +206,8 @@ def _as_labels(path: Path, array: NDArray[Any]) -> NDArray[np.uint8]:
     rounded = np.rint(array)
     if not np.allclose(array, rounded, atol=1e-3) or rounded.min() < 0 or rounded.max() > np.iinfo(np.uint8).max:
         raise IntegrityError(f"{path}: label values are not whole numbers from 0 to 255")
-    return rounded.astype(np.uint8)
+    labels: NDArray[np.uint8] = rounded.astype(np.uint8)
+    return labels
 
 
 def _require_same_grid(

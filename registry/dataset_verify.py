@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
 
 PARTS = ("Tr", "Ts")
 
@@ -35,7 +33,7 @@ class Volume:
 
     path: str  # inside the dataset
     shape: tuple[int, ...] = ()
-    affine: NDArray[np.float64] | None = None
+    affine: Any = None  # (4, 4), None for a file that cannot be read
     digest: str = ""
     values: tuple[int, ...] = ()  # of a label map
     findings: tuple[Finding, ...] = ()
@@ -197,12 +195,12 @@ def _read(dataset: Path, path: Path, document: dict[str, Any]) -> Volume:
         findings.append(
             Finding(
                 code="DATA013",
-                message=f"orientation is {orientation.describe(found)}, dataset.json says {orientation.describe(written)}",
+                message=f"is {orientation.describe(found)}, dataset.json says {orientation.describe(written)}",
                 path=name,
                 hint="import the images again with one --orientation",
             )
         )
-    digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return Volume(path=name, shape=array.shape, affine=affine, digest=digest, findings=tuple(findings))
 
 
@@ -253,8 +251,9 @@ def _one_grid(volumes: list[Volume]) -> Iterator[Finding]:
         first = readable[0]
         if volume.shape != first.shape:
             message = f"{volume.shape} voxels, {first.path} has {first.shape}"
-        elif not np.allclose(volume.affine, first.affine, atol=GRID_TOLERANCE):  # type: ignore[arg-type]
-            message = f"lies on another grid than {first.path}: affines differ by up to {np.abs(volume.affine - first.affine).max():.3g} mm"  # type: ignore[operator]
+        elif not np.allclose(volume.affine, first.affine, atol=GRID_TOLERANCE):
+            off = np.abs(volume.affine - first.affine).max()
+            message = f"lies on another grid than {first.path}: affines differ by up to {off:.3g} mm"
         else:
             continue
         yield Finding(

@@ -63,8 +63,8 @@ def import_(
     Examples:
       mreg data import ~/data/bids data/raw --dataset-id 501
       mreg data import ~/data/bids data/raw --dataset-id 501 --contrast T2w --label sc=SC_seg --test-subject sub-05
-      mreg data import ~/data/bids data/raw --dataset-id 502 --label sc=SC_seg --label lesion=lesion_seg --region sc=sc+lesion
-      mreg data import ~/data/bids data/raw --dataset-id 503 --contrast flip-1_mt-off_MTS --contrast flip-1_mt-on_MTS
+      mreg data import bids data/raw --dataset-id 502 --label sc=SC_seg --label lesion=lesion_seg --region sc=sc+lesion
+      mreg data import bids data/raw --dataset-id 503 --contrast flip-1_mt-off_MTS --contrast flip-1_mt-on_MTS
     """
     from registry.dataset import import_dataset
 
@@ -91,8 +91,8 @@ def import_(
 def verify(context: click.Context, dataset: Path, as_json: bool) -> None:
     """Report every problem of a raw dataset, per file.
 
-    Reads each image once: geometry, orientation against dataset.json, label values, channels, duplicates, NaN, counts and
-    splits. Exit status 1 if one is an error.
+    Reads each image once: geometry, orientation against dataset.json, label values, channels, duplicates, NaN,
+    counts and splits. Exit status 1 if one is an error.
 
     \b
     Examples:
