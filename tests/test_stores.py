@@ -1,6 +1,10 @@
 """One suite for both kinds of registry: whatever mreg does with one, it can do with the other."""
 
 import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fixtures_stores import NAME, git, new_worktree
@@ -365,3 +369,40 @@ def test_a_damaged_record_in_a_folder_is_named(tmp_path, worktree):
         record.write_text(text)
         with pytest.raises(IntegrityError, match=r"repo\.json"):
             folder.repo(NAME)
+
+
+def test_a_kill_while_a_file_is_copied_leaves_nothing_in_the_release(tmp_path, worktree, archive):
+    folder = open_store(f"dir:{tmp_path}/registry")
+    folder.create_repo(NAME, description="", topics=())
+    folder.push_first_commit(NAME, worktree)
+    draft = draft_of(folder)
+    script = (
+        "import os, signal, sys; from pathlib import Path; from registry.stores import open_store\n"
+        "store = open_store(sys.argv[1]); draft = store.releases(sys.argv[2])[0]\n"
+        "store.upload(draft, Path(sys.argv[3]), lambda _: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, folder.location, NAME, archive], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert listed(folder, draft).assets == ()
+    folder.upload(draft, archive)
+    public = folder.publish(draft, latest=True)
+    files = (tmp_path / "registry" / NAME / "releases" / public.tag / "assets").iterdir()
+    assert [f.name for f in files] == [archive.name]
+
+
+def test_writers_at_the_same_time_get_a_draft_each_and_one_name_once(tmp_path, worktree, archive):
+    folder = open_store(f"dir:{tmp_path}/registry")
+    folder.create_repo(NAME, description="", topics=())
+    folder.push_first_commit(NAME, worktree)
+    with ThreadPoolExecutor(8) as pool:
+        drafts = list(pool.map(lambda _: draft_of(open_store(folder.location)), range(8)))
+    assert len({d.id for d in drafts}) == 8 == len(folder.releases(NAME))
+
+    def upload(_):
+        try:
+            return open_store(folder.location).upload(drafts[0], archive).size
+        except ConflictError:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(map(str, pool.map(upload, range(4)))) == ["300000", "None", "None", "None"]

@@ -9,18 +9,17 @@ root/model_seg_sc_t2/
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock
 
 from registry.errors import ConflictError, IntegrityError, NotFoundError
-from registry.files import atomic_write, read_json, write_json
+from registry.files import write_json
 from registry.stores import Asset, Release, RepoInfo
 from registry.stores.contract import (
     LABELS,
@@ -32,29 +31,11 @@ from registry.stores.contract import (
     newest_first,
 )
 from registry.stores.first_commit import FirstCommit, read_first_commit
+from registry.stores.folder_records import DRAFT, RepoRecord, copy, read_record, read_release, sweep, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-CHUNK_BYTES = 1 << 20
-_DRAFT = ".draft-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepoRecord:
-    """The content of repo.json."""
-
-    name: str
-    description: str = ""
-    topics: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    default_branch: str = "main"
-    commit: str = ""
-    tree: str = ""
-    latest: str = ""
-    last_id: int = 0
-    archived: bool = False
 
 
 class FolderStore:
@@ -69,7 +50,7 @@ class FolderStore:
         if not self.root.is_dir():
             raise NotFoundError(f"{self.root}: no such registry", hint=f"mreg new NAME --registry {self.location}")
         for path in sorted(self.root.glob("*/repo.json")):
-            yield self._info(_read_record(path))
+            yield self._info(read_record(path))
 
     def repo(self, name: str) -> RepoInfo:
         """Return one repository; raise `NotFoundError`."""
@@ -82,7 +63,7 @@ class FolderStore:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "repo.json"
         with FileLock(folder / ".lock"):
-            old = _read_record(path) if path.is_file() else RepoRecord(name=name)
+            old = read_record(path) if path.is_file() else RepoRecord(name=name)
             new = replace(
                 old,
                 description=old.description or description,
@@ -125,7 +106,7 @@ class FolderStore:
         found = []
         for path in (self._folder(repo) / "releases").glob("*/release.json"):
             try:
-                found.append(_read_release(path.parent, repo))
+                found.append(read_release(path.parent, repo))
             except NotFoundError:  # published or deleted between the listing and the reading
                 continue
         return newest_first(found)
@@ -142,9 +123,9 @@ class FolderStore:
             release = Release(
                 id=str(record.last_id), repo=repo, tag=tag, title=title, notes=notes, draft=True, commit=record.commit
             )
-            folder = self._folder(repo) / "releases" / f"{_DRAFT}{release.id}"
-            _write_release(folder, release)
-            return _read_release(folder, repo)
+            folder = self._folder(repo) / "releases" / f"{DRAFT}{release.id}"
+            write_release(folder, release)
+            return read_release(folder, repo)
 
     def upload(self, release: Release, path: Path, progress: Callable[[int], None] | None = None) -> Asset:
         """Copy a file into a draft under the file's own name."""
@@ -156,15 +137,15 @@ class FolderStore:
                     hint="delete the asset first",
                 )
             target = folder / "assets" / path.name
-            size, digest = _copy(path, target, progress)
+            size, digest = copy(path, target, progress)
             asset = Asset(id=path.name, name=path.name, size=size, sha256=digest, url=target.as_uri())
-            _write_release(folder, replace(current, assets=(*current.assets, asset)))
+            write_release(folder, replace(current, assets=(*current.assets, asset)))
         return asset
 
     def delete_asset(self, release: Release, asset: Asset) -> None:
         """Delete an asset of a draft; one that has gone already is no error."""
         with self._draft(release, "lose an asset") as (folder, current):
-            _write_release(folder, replace(current, assets=tuple(a for a in current.assets if a.name != asset.name)))
+            write_release(folder, replace(current, assets=tuple(a for a in current.assets if a.name != asset.name)))
             (folder / "assets" / asset.name).unlink(missing_ok=True)
 
     def publish(self, release: Release, *, latest: bool) -> Release:
@@ -178,12 +159,14 @@ class FolderStore:
                         f"{release.repo}: a release {release.tag} is public already", hint="release under another tag"
                     )
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                _write_release(folder, replace(_read_release(folder, release.repo), published_at=now))
+                current = replace(read_release(folder, release.repo), published_at=now)
+                sweep(folder, current)
+                write_release(folder, current)
                 folder.rename(public)
             if latest:
                 record = replace(self._record(release.repo), latest=release.tag)
                 write_json(self._folder(release.repo) / "repo.json", asdict(record))
-            return _read_release(public, release.repo)
+            return read_release(public, release.repo)
 
     def delete_draft(self, release: Release) -> None:
         """Delete a draft with its assets; refuse a published release."""
@@ -195,8 +178,8 @@ class FolderStore:
         """Replace the notes of a release."""
         with self._locked(release.repo):
             folder = self._find(release)
-            _write_release(folder, replace(_read_release(folder, release.repo), notes=notes))
-            return _read_release(folder, release.repo)
+            write_release(folder, replace(read_release(folder, release.repo), notes=notes))
+            return read_release(folder, release.repo)
 
     def open_asset(self, release: Release, asset: Asset, offset: int = 0) -> BinaryIO:
         """Open the bytes of an asset from `offset` on."""
@@ -218,7 +201,7 @@ class FolderStore:
             raise NotFoundError(
                 f"{name}: no such repository in {self.location}", hint=f"mreg list --registry {self.location}"
             )
-        return _read_record(path)
+        return read_record(path)
 
     def _info(self, record: RepoRecord) -> RepoInfo:
         return RepoInfo(
@@ -244,8 +227,8 @@ class FolderStore:
     def _find(self, release: Release) -> Path:
         """Return the folder of a release by its id, whether it has been published meanwhile or not."""
         releases = self._folder(check_repo_name(release.repo)) / "releases"
-        for folder in (releases / f"{_DRAFT}{release.id}", releases / check_tag(release.repo, release.tag)):
-            if (folder / "release.json").is_file() and _read_release(folder, release.repo).id == release.id:
+        for folder in (releases / f"{DRAFT}{release.id}", releases / check_tag(release.repo, release.tag)):
+            if (folder / "release.json").is_file() and read_release(folder, release.repo).id == release.id:
                 return folder
         raise NotFoundError(f"{release.repo}: no release {release.tag} (id {release.id}) in {self.location}")
 
@@ -254,7 +237,7 @@ class FolderStore:
         """Hold a draft; a published release cannot do `what`."""
         with self._locked(release.repo):
             folder = self._find(release)
-            current = _read_release(folder, release.repo)
+            current = read_release(folder, release.repo)
             if not current.draft:
                 raise ConflictError(
                     f"{release.repo}: release {release.tag} is public and cannot {what}",
@@ -276,43 +259,3 @@ class FolderStore:
                 path.chmod(path.stat().st_mode | (0o111 if file.mode == "100755" else 0))
         new.mkdir(exist_ok=True)
         new.rename(tree)
-
-
-def _read_record(path: Path) -> RepoRecord:
-    try:
-        return RepoRecord(**read_json(path))
-    except TypeError as error:
-        raise IntegrityError(f"{path}: not a repository's record: {error}") from error
-
-
-def _write_release(folder: Path, release: Release) -> None:
-    """Write release.json; what the folder's name and place say (draft, addresses) is not written down twice."""
-    document: dict[str, Any] = {k: v for k, v in asdict(release).items() if k not in ("repo", "draft", "url", "assets")}
-    document["assets"] = [{"name": a.name, "size": a.size, "sha256": a.sha256} for a in release.assets]
-    (folder / "assets").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "release.json", document)
-
-
-def _read_release(folder: Path, repo: str) -> Release:
-    path = folder / "release.json"
-    document = read_json(path)
-    try:
-        assets = tuple(
-            Asset(id=a["name"], url=(folder / "assets" / a["name"]).as_uri(), **a) for a in document.pop("assets")
-        )
-        draft = folder.name.startswith(_DRAFT)
-        return Release(repo=repo, draft=draft, url=folder.as_uri(), assets=assets, **document)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise IntegrityError(f"{path}: not a release's record: {error}") from error
-
-
-def _copy(source: Path, target: Path, progress: Callable[[int], None] | None) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with source.open("rb") as reader, atomic_write(target) as writer:
-        while chunk := reader.read(CHUNK_BYTES):
-            writer.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-            if progress:
-                progress(len(chunk))
-    return size, digest.hexdigest()
