@@ -49,7 +49,7 @@ def find_bids(
     """Find the cases that have every contrast and every mask.
 
     `contrasts` are tails of file names (T2w, or flip-1_mt-on_MTS), one a channel; `labels` maps a label to the tail of
-    its mask after `label-` (sc: SC_seg), values in their order, a later one on top; `regions` maps a label to the labels it
+    its mask after `label-` (sc: SC_seg), values in their order, a later one on top; `regions` maps a label to those it
     unites. What is not given is deduced where the tree leaves one possibility.
     """
     images = {p.name.removesuffix(ENDING): p for p in _images(root)}

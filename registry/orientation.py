@@ -1,8 +1,8 @@
 """Orientation codes of images, in the two conventions that the field mixes up.
 
 The Spinal Cord Toolbox (SCT), ITK-SNAP and `image_orientation` in dataset.json name each voxel axis by the side where
-it STARTS; nibabel names it by the side where it ENDS. Swapping every letter with its opposite converts either way. All 48
-codes of one convention are valid in the other, so no schema notices a mix-up: always print both.
+it STARTS; nibabel names it by the side where it ENDS. Swapping every letter with its opposite converts either way. All
+48 codes of one convention are valid in the other, so no schema notices a mix-up: always print both.
 """
 
 from __future__ import annotations
