@@ -50,26 +50,26 @@ class Target:
 
 
 def find_target(text: str, registry: str | None = None) -> Target:
-    """Return the model that a run's folder, an unpacked archive, a model's repo or a ref names; a ref is fetched."""
-    path = Path(text)
-    if not path.is_dir():
-        from registry.download import model_for
-        from registry.stores import open_store
+    """Return the model that a run's folder, an unpacked archive, a model's repo or a ref names; a ref is fetched.
 
-        return Target(folder=model_for(text, open_store(registry)))
+    A bare word is a ref, unless it is the folder of a run or of a network: a repo's working copy must not hide the
+    released model of the same name.
+    """
+    from registry import refs
+
+    path = Path(text)
     if is_run(path):
         return Target(folder=path, run=read_run(path))
-    if (path / FILE_NAME).is_file():
-        run = latest_run(find_repo(path).runs)
+    if (path / "plans.json").is_file():
+        return Target(folder=path)
+    ref = refs.parse(text)
+    if isinstance(ref, refs.FileRef) and (ref.path / FILE_NAME).is_file():
+        run = latest_run(find_repo(ref.path).runs)
         return Target(folder=run.path, run=run)
-    folders = [path, *path.glob("nnUNetTrainer*"), *path.glob("*/nnUNetTrainer*")]
-    found = [folder for folder in folders if (folder / "plans.json").is_file()]
-    if len(found) != 1:
-        raise NotFoundError(
-            f"{path}: {len(found)} folders with plans.json, expected one",
-            hint="give a run, the folder of an unpacked archive, or a ref such as model_seg_sc_t2@r20260101",
-        )
-    return Target(folder=found[0])
+    from registry.download import model_for
+    from registry.stores import open_store
+
+    return Target(folder=model_for(text, open_store(registry) if isinstance(ref, refs.RepoRef) else None))
 
 
 def predict(

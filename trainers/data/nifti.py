@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -58,7 +59,7 @@ def _check_header(path: Path, image: Any) -> None:
     zooms = np.asarray(image.header.get_zooms()[:3], dtype=np.float64)
     if not (np.isfinite(image.affine).all() and np.isfinite(zooms).all() and (zooms > 0).all()):
         raise TrainingError(f"{path}: the header gives no geometry: voxel size {zooms.tolist()}", hint=MEND)
-    sizes = nib.affines.voxel_sizes(image.affine)[: len(zooms)]
+    sizes = voxel_sizes(image.affine)[: len(zooms)]
     if not np.allclose(sizes, zooms, rtol=SIZE_TOLERANCE):
         raise TrainingError(
             f"{path}: the header contradicts itself: voxel size {zooms.round(4).tolist()} mm in pixdim and "
@@ -75,6 +76,12 @@ def spacing_mm(image: Any) -> tuple[float, float, float]:
     if len(zooms) == 2:  # noqa: PLR2004 - a 2D file
         zooms.append(999 * max(zooms))
     return zooms[0], zooms[1], zooms[2]
+
+
+def voxel_mm(image: Any) -> tuple[float, float, float]:
+    """Return the edges of a voxel along x, y and z as the affine has them."""
+    x, y, z = (float(size) for size in voxel_sizes(image.affine))
+    return x, y, z
 
 
 def read_voxels(path: Path, image: Any) -> NDArray[Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
-import json
 import pydoc
 import re
 import warnings
@@ -22,8 +21,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from trainers.core.errors import TrainingError
-from trainers.core.files import read_json
 from trainers.segmentation.checkpoint import FINAL, read_checkpoint, rounded_to_half
+from trainers.segmentation.contract import read_document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,18 +44,6 @@ class Model:
     weights: dict[str, Weights]
     trainer: str
     mirror_axes: tuple[int, ...] | None
-
-
-def read_document(folder: Path, name: str) -> dict[str, Any]:
-    """Read plans.json or dataset.json of a model's folder."""
-    try:
-        document = read_json(folder / name)
-    except (OSError, ValueError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error
-        raise TrainingError(f"{folder / name}: {reason}", hint="is that the folder of a model?") from error
-    if not isinstance(document, dict):
-        raise TrainingError(f"{folder / name}: expected an object, found {json.dumps(document)[:40]}")
-    return document
 
 
 def load_model(folder: Path, folds: list[str], *, half: bool = False, allow_code: bool = False) -> Model:

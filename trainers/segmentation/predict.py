@@ -21,8 +21,9 @@ import numpy as np
 from trainers.core.errors import TrainingError
 from trainers.core.metrics import case_scores, mean_scores, values_of
 from trainers.core.progress import Progress
-from trainers.data.nifti import open_image, read_labels, read_voxels, same_grid, spacing_mm, write_labels
+from trainers.data.nifti import open_image, read_labels, read_voxels, same_grid, spacing_mm, voxel_mm, write_labels
 from trainers.data.orientation import Reorientation
+from trainers.segmentation.contract import image_orientation, read_document
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
     from trainers.core.metrics import Scores
     from trainers.segmentation.network import Model
-
-DEFAULT_ORIENTATION = "LPI"  # what SCT takes for a model that does not say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +50,20 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Job keys: model (folder), cases (list of name, images, folds, and optionally output and reference), device, mirror,
     half, allow_code.
     """
-    from trainers.core.environment import cpu_count
-
-    os.environ.update(nnUNet_def_n_proc=str(cpu_count()))  # nnU-Net takes no more threads than that
-    from trainers.segmentation.network import load_model, read_document
-
     cases = [_case(entry) for entry in job["cases"]]
     folder, progress = Path(job["model"]), Progress()
     dataset_json = read_document(folder, "dataset.json")
-    orientation = _orientation(folder, dataset_json, progress)
+    orientation = image_orientation(folder, dataset_json, progress)
     channels = len(dataset_json.get("channel_names", dataset_json.get("modality", ())))
-    for case in cases:  # all headers before the first network: a wrong file should not cost an hour
+    for case in cases:  # before the first network: a wrong file should not cost an hour
         _check_files(case, channels)
+        if case.reference:
+            _read_reference(case.reference, dataset_json["labels"])
+    from trainers.core.environment import cpu_count
+
+    os.environ.update(nnUNet_def_n_proc=str(cpu_count()))  # nnU-Net takes no more threads than that
+    from trainers.segmentation.network import load_model
+
     device = _device(job["device"])
     folds = sorted({fold for case in cases for fold in case.folds})
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints; stdout is the command's answer
@@ -84,20 +85,6 @@ def _case(entry: dict[str, Any]) -> Case:
         output=Path(output) if output else None,
         reference=Path(reference) if reference else None,
     )
-
-
-def _orientation(folder: Path, dataset_json: dict[str, Any], progress: Progress) -> str:
-    code = dataset_json.get("image_orientation")
-    if code is None:
-        progress.say(f"warning: {folder / 'dataset.json'} has no image_orientation: {DEFAULT_ORIENTATION} is assumed")
-        return DEFAULT_ORIENTATION
-    try:
-        Reorientation.to(str(code), np.eye(4))
-    except ValueError as error:
-        raise TrainingError(
-            f"{folder / 'dataset.json'}: image_orientation: {error}", hint='for example "image_orientation": "RPI"'
-        ) from None
-    return str(code)
 
 
 def _check_files(case: Case, channels: int) -> None:
@@ -150,16 +137,17 @@ def _predict_all(
     predictor: Any, model: Model, cases: list[Case], orientation: str, progress: Progress
 ) -> dict[str, dict[str, Scores]]:
     """Predict one case after the other; return the scores of those that have a reference."""
-    scores = {}
+    scores, names = {}, model.dataset_json["labels"]
     with progress.bar("predict", len(cases)) as advance:
         for case in cases:
             start = time.monotonic()
             predictor.list_of_parameters = [model.weights[fold] for fold in case.folds]
-            labels = _predict(predictor, case, orientation)
+            labels, like = _predict(predictor, case, orientation), open_image(case.images[0])
             if case.reference:
-                scores[case.name] = _score(labels, case.reference, model.dataset_json["labels"])
+                truth = _read_reference(case.reference, names)
+                scores[case.name] = case_scores(labels, truth, names, voxel_mm(like))
             if case.output:
-                write_labels(case.output, labels, open_image(case.images[0]))
+                write_labels(case.output, labels, like)
             if progress.console.is_terminal:
                 advance(case.name)
             else:
@@ -167,10 +155,8 @@ def _predict_all(
     return scores
 
 
-def _score(predicted: NDArray[np.integer[Any]], reference: Path, labels: dict[str, Any]) -> dict[str, Scores]:
-    image = open_image(reference)
-    truth = read_labels(reference, image, {0} | values_of(labels))
-    return case_scores(predicted, truth, labels, spacing_mm(image))
+def _read_reference(path: Path, labels: dict[str, Any]) -> NDArray[np.integer[Any]]:
+    return read_labels(path, open_image(path), {0} | values_of(labels))
 
 
 def _predict(predictor: Any, case: Case, orientation: str) -> NDArray[np.integer[Any]]:
