@@ -132,6 +132,7 @@ class Manifest(Part):
     tag: Text = Field(title="tag of the release")
     description: str = Field(title="the model in a sentence")
     licence: str = Field(title="licence of the model")
+    mreg_version: Text = Field(title="version of mreg that made the archives")
     assets: tuple[AssetEntry, ...] = Field(title="assets of the release", min_length=1)
     models: tuple[ModelEntry, ...] = Field(title="archives and the models in them", min_length=1)
 

@@ -1,0 +1,128 @@
+"""What a run gives to an archive: which files, and what is left of them when paths, hosts and cases are gone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from registry import orientation, output
+from registry.errors import IntegrityError, MregError
+from registry.files import json_text, read_json
+from registry.runs import FINAL
+from registry.scrub import Scrubber, json_paths, picture, scrubber
+from registry.trainer_code import FILE_NAME, portable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from registry.runs import Run
+
+CROP_FILE = "crop_metadata.json"
+CROP_KEYS = ("pad_superior", "pad_inferior", "pad_left", "pad_right", "pad_anterior", "pad_posterior")
+
+
+def require_finished(run: Run) -> tuple[Path, ...]:
+    """Return the folds to release: those that are finished. Raise `MregError` for a run that cannot be released."""
+    if not run.complete:
+        wanted = {f"fold_{fold}" for fold in run.config["settings"]["folds"]}
+        missing = sorted(wanted - {fold.name for fold in run.finished_folds})
+        raise MregError(
+            f"{run.path}: {', '.join(missing)} has no {FINAL} yet",
+            hint="train to the end: mreg train goes on where it stopped",
+        )
+    folds = run.finished_folds
+    if len(folds) > 1 and any(fold.name == "fold_all" for fold in folds):
+        raise MregError(
+            f"{run.path}: fold_all beside other folds, which no program loads",
+            hint="keep either: move the folder fold_all or the others out of the run",
+        )
+    for fold in run.folds:
+        if fold not in folds:
+            output.warn(f"{fold.name} is not finished and is left out")
+    return folds
+
+
+def read_dataset_json(run: Run) -> dict[str, Any]:
+    """Return the run's dataset.json; raise `MregError` where it does not say what whoever runs the model must know."""
+    path = run.path / "dataset.json"
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise IntegrityError(f"{path}: not an object")
+    for key in ("labels", "channel_names"):
+        if not isinstance(document.get(key), dict) or not document[key]:
+            raise IntegrityError(f"{path}: no {key}")
+    code = document.get("image_orientation")
+    if not orientation.is_valid(code):
+        said = "no image_orientation" if code is None else f"image_orientation = {code!r} is no orientation"
+        raise MregError(
+            f"{path}: {said}",
+            hint='add the orientation of the training images in SCT\'s letters, for example "image_orientation": "RPI"',
+        )
+    return document
+
+
+def collect(run: Run, folds: tuple[Path, ...], dataset_json: dict[str, Any]) -> dict[str, bytes]:
+    """Return every member of the trainer folder but the checkpoints: path → bytes."""
+    scrub = learn_names(run, folds)
+    members = {
+        "dataset.json": _json(scrub.dataset(dataset_json)),
+        "plans.json": _json(json_paths(read_json(run.path / "plans.json"))),
+    }
+    fingerprint = run.path / "dataset_fingerprint.json"
+    if fingerprint.is_file():
+        members[fingerprint.name] = _json(json_paths(read_json(fingerprint)))
+    trainer = run.path / FILE_NAME
+    if trainer.is_file():
+        text = _source(trainer)
+        scrub.code(text, str(trainer))
+        members[FILE_NAME] = portable(text, run.config["trainer"], str(trainer)).encode()
+    for fold in folds:
+        for name, data in _fold_files(fold, scrub):
+            members[f"{fold.name}/{name}"] = data
+    return members
+
+
+def crop_metadata(root: Path) -> bytes:
+    """Return the margins that SCT crops with, for a file beside the trainer folder; raise `MregError` if incomplete."""
+    path = root / CROP_FILE
+    document = read_json(path)
+    missing = [key for key in CROP_KEYS if not isinstance(document.get(key), int | float)]
+    if missing:
+        raise MregError(
+            f"{path}: no margin in mm for {', '.join(missing)}", hint="SCT's sc_crop write-metadata writes the file"
+        )
+    return _json(json_paths(document))
+
+
+def learn_names(run: Run, folds: tuple[Path, ...]) -> Scrubber:
+    """Learn the names of cases, hosts and users from the run itself."""
+    splits = run.path / "splits_final.json"
+    texts, documents = [], []
+    for fold in folds:
+        texts += [log.read_bytes().decode("utf-8", "replace") for log in fold.glob("training_log_*.txt")]
+        if (fold / "debug.json").is_file():
+            document = read_json(fold / "debug.json")
+            documents.append(document)
+            texts.append(json.dumps(document, ensure_ascii=False))
+    return scrubber(read_json(splits) if splits.is_file() else [], documents, texts)
+
+
+def _fold_files(fold: Path, scrub: Scrubber) -> list[tuple[str, bytes]]:
+    found = []
+    debug, figure = fold / "debug.json", fold / "progress.png"
+    if debug.is_file():
+        found.append((debug.name, _json(scrub.debug(read_json(debug)))))
+    if figure.is_file():
+        found.append((figure.name, picture(figure.read_bytes(), str(figure))))
+    return found + [(log.name, scrub.log(log.read_bytes())) for log in sorted(fold.glob("training_log_*.txt"))]
+
+
+def _source(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{path}: not UTF-8: {error}") from error
+
+
+def _json(document: Any) -> bytes:
+    return json_text(document).encode()

@@ -1,0 +1,64 @@
+"""`mreg package`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from registry import output
+from registry.commands._options import json_option
+
+
+@click.command("package")
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--tag", metavar="TAG", help="Tag of the release [default: today's date, rYYYYMMDD].")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder [default: dist/TAG in the repo]."
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["root", "dataset"]),
+    help="Trainer folder at the archive's root, or inside DatasetNNN_Name/ (3D Slicer) [default: model.toml].",
+)
+@click.option("--variant", metavar="WORD", help="Word between name and tag of the archive [default: model.toml].")
+@click.option("--keep-optimizer", is_flag=True, help="Keep what continuing the training needs (twice the size).")
+@click.option("--half", is_flag=True, help="Store the weights as 16-bit floats (half the size).")
+@json_option
+def command(
+    run: Path | None,
+    tag: str | None,
+    out: Path | None,
+    layout: str | None,
+    variant: str | None,
+    keep_optimizer: bool,
+    half: bool,
+    as_json: bool,
+) -> None:
+    """Build the release archive of a run.
+
+    RUN is the newest complete run of the repo, unless it is given. The archive holds every finished fold, with
+    checkpoints that execute nothing when they are loaded, and no paths, hosts or lists of cases. Beside it lies its
+    manifest, mreg-release.json. The same run gives the same bytes.
+
+    With --half measure what is shipped: mreg evaluate RUN DATASET --half. Figures that were measured with other weights
+    are left out of the manifest, with a warning.
+
+    \b
+    Examples:
+      mreg package                                     the newest complete run, tagged with today's date
+      mreg package runs/3d_fullres-1a2b3c4d --tag r20261121 --half
+      mreg package --layout dataset --variant axial    another archive of the same release, for 3D Slicer
+    """
+    from registry import packaging
+
+    package = packaging.package(
+        run, tag=tag, out=out, layout=layout, variant=variant, keep_optimizer=keep_optimizer, half=half
+    )
+    if as_json:
+        output.document(package.as_json())
+    else:
+        output.say(
+            f"{package.size / 1e6:.1f} MB, SHA-256 {package.sha256}" + ("" if package.created else ", unchanged")
+        )
+        output.answer(package.archive)

@@ -1,0 +1,153 @@
+"""The manifest's entry of one archive, from what lies in the run and the repo."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import ValidationError
+
+from registry import output
+from registry.errors import IntegrityError
+from registry.files import read_json
+from registry.labels import output_suffixes
+from registry.manifest import Data, Metrics, ModelEntry, Source, Weights
+from registry.model_toml import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from registry.checkpoints import Checkpoint
+    from registry.manifest import Member
+    from registry.model_toml import Repo
+    from registry.runs import Run
+
+
+class Place(NamedTuple):
+    """Where the model lies in the release."""
+
+    asset: str  # name of the archive
+    variant: str
+    layout: str
+
+
+def describe_model(
+    run: Run,
+    dataset_json: dict[str, Any],
+    weights: Mapping[str, Checkpoint],
+    place: Place,
+    half: bool,
+    repo: Repo | None,
+    members: tuple[Member, ...],
+) -> ModelEntry:
+    """Return the entry; `weights` are the packed checkpoints by fold folder, `members` what the archive holds.
+
+    Raises `IntegrityError` where a file of the run has another content than it should.
+    """
+    first = next(iter(weights.values()))
+    metrics = _metrics(run, half=half)
+    try:
+        return ModelEntry(
+            **place._asdict(),
+            trainer_folder=run.trainer_folder,
+            trainer=run.config["trainer"],
+            plans=run.config["plans"],
+            configuration=run.config["configuration"],
+            folds=tuple(_fold(name) for name in weights),
+            recipe=run.config["recipe"],
+            orientation=dataset_json["image_orientation"],
+            channels={str(key): str(name) for key, name in dataset_json["channel_names"].items()},
+            labels=_labels(dataset_json),
+            sct_suffixes=tuple(output_suffixes(dataset_json)),
+            data=_data(run, dataset_json),
+            weights=Weights(parameters=first.parameters, dtype=first.dtype, optimizer="optimizer_state" in first.keys),
+            metrics=metrics,
+            versions=_versions(run),
+            source=_source(repo.root) if repo else None,
+            members=members,
+        )
+    except ValidationError as error:
+        raise IntegrityError(f"{run.path}: {describe(error)}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{run.path}: config.json, dataset.json or environment.json: {error}") from error
+
+
+def _fold(name: str) -> int | str:
+    text = name.removeprefix("fold_")
+    return int(text) if text.isdigit() else text
+
+
+def _labels(dataset_json: dict[str, Any]) -> dict[str, int | tuple[int, ...]]:
+    """Return every label with its value, or the values of its region, in the order of the file."""
+    return {
+        name: tuple(int(item) for item in value) if isinstance(value, list) else int(value)
+        for name, value in dataset_json["labels"].items()
+    }
+
+
+def _data(run: Run, dataset_json: dict[str, Any]) -> Data:
+    config = run.config["dataset"]
+    source = dataset_json.get("source")
+    number = dataset_json.get("numTest")
+    return Data(
+        name=config["name"],
+        id=config["id"],
+        hash=config.get("hash", ""),
+        num_training=config.get("num_training", dataset_json.get("numTraining", 0)),
+        num_test=number if isinstance(number, int) else None,
+        licence=str(dataset_json.get("licence", dataset_json.get("license", ""))),
+        source={k: v for k, v in source.items() if isinstance(v, str | int)} if isinstance(source, dict) else {},
+    )
+
+
+def _metrics(run: Run, *, half: bool) -> Metrics | None:
+    """Return the means of evaluation.json, if it is about the weights that are packed."""
+    path = run.path / "evaluation.json"
+    if not path.is_file():
+        output.warn(f"{run.path.name} was not evaluated: the release will say nothing of its quality (mreg evaluate)")
+        return None
+    document = read_json(path)
+    try:
+        if bool(document["half"]) != half:
+            said, flag = ("full precision", " --half") if half else ("16-bit weights", "")
+            output.warn(
+                f"{run.path.name} was evaluated with {said}, not with what is packed: its figures are left out "
+                f"(mreg evaluate{flag})"
+            )
+            return None
+        return Metrics(
+            dataset=document["dataset"],
+            split=document["split"],
+            cases=len(document["cases"]),
+            folds=tuple(document["folds"]),
+            mean=document["mean"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path}: not what mreg evaluate writes: {error}", hint="evaluate again") from error
+
+
+def _versions(run: Run) -> dict[str, str]:
+    path = run.path / "environment.json"
+    if not path.is_file():
+        return {}
+    document = read_json(path)
+    return {"python": document["python"], **document["packages"]}
+
+
+def _source(root: Path) -> Source | None:
+    """Return the commit of the repo's working copy, None where it has none."""
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    return Source(commit=commit, dirty=_git(root, "status", "--porcelain") != "") if commit else None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """Return what git answers, "" where it refuses or is not installed."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
