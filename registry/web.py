@@ -155,3 +155,13 @@ def _file_name(ref: refs.UrlRef, disposition: str) -> str:
     name = unquote(stated[1]) if stated else plain[1] if plain else ref.file_name
     name = _UNSAFE.sub("_", name.replace("\\", "/").rpartition("/")[2].strip()).lstrip(".") or "model"
     return name if name.lower().endswith(".zip") else f"{name}.zip"
+
+
+def public_size(url: str) -> int | None:
+    """Return the size in bytes that a stranger is told, None where strangers get nothing; raise `RegistryError`."""
+    with new_session() as session:
+        try:
+            response = session.head(url, headers={"Accept-Encoding": "identity"}, timeout=TIMEOUT, allow_redirects=True)
+        except (requests.RequestException, OSError) as fault:
+            raise RegistryError(f"{url}: {fault}", hint="it is published; look at it in a browser") from fault
+        return int(response.headers.get("Content-Length", -1)) if response.ok else None

@@ -1,0 +1,216 @@
+"""`mreg fetch`: from a ref to a verified archive, or to its folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from registry import cache, output, refs, transfer, unpack
+from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
+from registry.files import sha256
+from registry.manifest import MANIFEST_NAME
+from registry.published import read_manifest, resolve
+from registry.stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from registry.manifest import Manifest
+    from registry.stores import Asset, Release, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What a ref became on this machine."""
+
+    ref: str
+    path: Path  # archive, or the folder it was unpacked to
+    sha256: str  # of the archive; "" for a folder
+    size: int  # bytes of the archive; 0 for a folder
+    tag: str = ""
+    url: str = ""  # public address of the archive
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry of `mreg fetch --json`."""
+        return {**vars(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """One archive of a release, and what the release promises of it."""
+
+    release: Release
+    asset: Asset
+    manifest: Manifest | None  # None: not made with mreg
+    sha256: str  # "" where neither manifest nor server knows it
+
+
+def fetch_all(
+    texts: Iterable[str],
+    registry: str | None = None,
+    *,
+    out: Path | None = None,
+    do_unpack: bool = False,
+    asset: str = "",
+) -> list[Fetched]:
+    """Fetch one ref after the other; the registry is opened only where one of them is a name."""
+    store = open_store(registry) if any(isinstance(refs.parse(text), refs.RepoRef) for text in texts) else None
+    return [fetch(text, store, out=out, do_unpack=do_unpack, asset=asset) for text in texts]
+
+
+def fetch(
+    text: str, store: Store | None = None, *, out: Path | None = None, do_unpack: bool = False, asset: str = ""
+) -> Fetched:
+    """Bring the archive that a ref names to this machine, into `out` or else into the cache.
+
+    Without a tag: the newest release that is published and not yanked. The archive is verified against the release's
+    manifest and the registry's digest, resumed where an earlier try ended, and with `do_unpack` unpacked to a folder of
+    its own. `store` is opened from the environment where it is needed and not given.
+
+    Raises `NotFoundError`, `IntegrityError`, `ConflictError` (the target holds something else), `MregError`.
+    """
+    ref = refs.parse(text)
+    target = None if do_unpack else out
+    if isinstance(ref, refs.FileRef):
+        if ref.path.is_dir():
+            return _folder(ref, out)
+        fetched = _fetch_file(ref, target)
+    elif isinstance(ref, refs.UrlRef):
+        fetched = _fetch_url(ref, target)
+    else:
+        store = store or open_store()
+        fetched = _fetch_asset(ref, store, find_archive(ref, store, asset), target)
+    if not do_unpack:
+        return fetched
+    folder = _unpack(fetched, out)
+    return replace(fetched, path=folder)
+
+
+def model_for(text: str, store: Store | None = None) -> Path:
+    """Return the trainer folder (nnUNetTrainer…) of a ref, fetched and unpacked into the cache if it has to be."""
+    return unpack.model_folder(fetch(text, store, do_unpack=True).path)
+
+
+def find_archive(ref: refs.RepoRef, store: Store, asset: str = "") -> Archive:
+    """Return the archive of a release: the one asked for, the manifest's, or the only zip."""
+    release = resolve(ref, store)
+    manifest = read_manifest(store, release)
+    chosen = _choose(release, asset, manifest)
+    if manifest is None:
+        output.warn(f"{release.repo}@{release.tag} has no {MANIFEST_NAME}: not made with mreg, nobody has checked it")
+    promised = manifest.sha256_of(chosen.name) if manifest else ""
+    if promised and chosen.sha256 and promised != chosen.sha256:
+        raise IntegrityError(
+            f"{release.repo}@{release.tag}: {chosen.name} is not the file that its manifest names "
+            f"(SHA-256 {chosen.sha256}, expected {promised})",
+            hint="do not use it; tell the people who published it",
+        )
+    known = promised or chosen.sha256
+    if not known:
+        output.warn(f"{release.repo}@{release.tag}: nobody knows the SHA-256 of {chosen.name}: not verified")
+    return Archive(release=release, asset=chosen, manifest=manifest, sha256=known)
+
+
+def _choose(release: Release, name: str, manifest: Manifest | None) -> Asset:
+    where = f"{release.repo}@{release.tag}"
+    there = sorted(asset.name for asset in release.assets if asset.uploaded)
+    zips = [n for n in there if n.lower().endswith(".zip")]
+    candidates = [name] if name else manifest.archives if manifest else zips
+    if len(candidates) > 1:
+        raise MregError(
+            f"{where} has {len(candidates)} archives: {', '.join(candidates)}", hint=f"choose: --asset {candidates[0]}"
+        )
+    found = release.asset(candidates[0]) if candidates else None
+    if found is None:
+        missing = f"no asset {candidates[0]}" if candidates else "no archive"
+        hint = f"it has: {', '.join(there)}" if there else f"it has no asset at all: {release.url}"
+        raise NotFoundError(f"{where}: {missing}", hint=hint)
+    return found
+
+
+def _fetch_asset(ref: refs.RepoRef, store: Store, archive: Archive, out: Path | None) -> Fetched:
+    release, asset = archive.release, archive.asset
+    key = archive.sha256 or cache.key_of(store.location, release.repo, release.tag, asset.name, asset.id, asset.size)
+    source = transfer.Source(
+        label=asset.name,
+        identity=key,
+        size=asset.size,
+        sha256=archive.sha256,
+        open=lambda offset: store.open_asset(release, asset, offset),
+    )
+    path, digest = _place(source, key, asset.name, out)
+    return Fetched(ref=str(ref), path=path, sha256=digest, size=path.stat().st_size, tag=release.tag, url=asset.url)
+
+
+def _fetch_url(ref: refs.UrlRef, out: Path | None) -> Fetched:
+    from registry.web import open_address
+
+    name, source, close = open_address(ref)
+    try:
+        path, digest = _place(source, source.identity, name, out)
+    finally:
+        close()
+    output.warn(f"{name}: nobody has told the SHA-256 of this address; it is {digest}")
+    return Fetched(ref=str(ref), path=path, sha256=digest, size=path.stat().st_size, url=ref.url)
+
+
+def _place(source: transfer.Source, key: str, name: str, out: Path | None) -> tuple[Path, str]:
+    """Put a source's bytes into a folder, from the cache where they are there already, or into the cache."""
+    cached = cache.archive_path(key, name)
+    if out is None:
+        with cache.locked(cached):
+            try:
+                digest = transfer.download(source, cached)
+            except ConflictError:  # a disk that forgets
+                output.warn(f"{cached}: damaged, fetching it again")
+                cached.unlink()
+                digest = transfer.download(source, cached)
+        return _checked(cached), digest
+    target = out / name
+    with cache.locked(target):
+        if not target.exists() and cached.exists() and source.sha256 in ("", sha256(cached)):
+            return target, transfer.copy(cached, target)
+        digest = transfer.download(source, target)
+    return _checked(target), digest
+
+
+def _checked(path: Path) -> Path:
+    """Refuse and remove what was fetched as an archive and is none."""
+    if path.suffix.lower() == ".zip" and not unpack.is_archive(path):
+        path.unlink()
+        raise IntegrityError(f"{path.name}: not a zip archive", hint="the registry or address gives something else")
+    return path
+
+
+def _fetch_file(ref: refs.FileRef, out: Path | None) -> Fetched:
+    unpack.require_archive(ref.path)
+    path = ref.path.absolute()
+    if out is not None and (out / path.name).absolute() != path:
+        digest = transfer.copy(path, out / path.name)
+        path = out / path.name
+    else:
+        digest = sha256(path)
+    return Fetched(ref=str(ref), path=path, sha256=digest, size=path.stat().st_size)
+
+
+def _folder(ref: refs.FileRef, out: Path | None) -> Fetched:
+    if out is not None:
+        raise MregError(f"{ref.path}: a folder and not an archive: nothing to fetch", hint="copy it with cp -r")
+    return Fetched(ref=str(ref), path=ref.path.absolute(), sha256="", size=0)
+
+
+def _unpack(fetched: Fetched, out: Path | None) -> Path:
+    """Unpack beside other models in `out`, or into the cache, where a damaged folder is replaced."""
+    name = fetched.path.stem
+    if out is not None:
+        return unpack.unpack_safely(fetched.path, out / name)
+    folder = cache.unpacked_path(fetched.sha256, name)
+    with cache.locked(folder):
+        try:
+            return unpack.unpack_safely(fetched.path, folder)
+        except ConflictError:
+            output.warn(f"{folder}: damaged, unpacking it again")
+            shutil.rmtree(folder)
+            return unpack.unpack_safely(fetched.path, folder)

@@ -1,0 +1,81 @@
+"""Which release a name means, and what its manifest says."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from typing import TYPE_CHECKING
+
+from registry import notes, output
+from registry.errors import IntegrityError, NotFoundError
+from registry.manifest import MANIFEST_NAME, Manifest
+from registry.manifest import parse as parse_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from registry.refs import RepoRef
+    from registry.stores import Release, Store
+
+MAX_MANIFEST_BYTES = 4 << 20
+
+
+def resolve(ref: RepoRef, store: Store) -> Release:
+    """Return the published release that a ref means; say so where it is yanked."""
+    return pick(ref, list_releases(ref.name, store), store.location)
+
+
+def pick(ref: RepoRef, releases: Iterable[Release], location: str) -> Release:
+    """Return one of a model's releases, which stand newest first: the tag's, else the newest that is not yanked."""
+    public = [release for release in releases if not release.draft]
+    if not ref.tag:
+        return _newest_good(ref.name, public, location)
+    found = next((release for release in public if release.tag == ref.tag), None)
+    if found is None:
+        tags = [release.tag for release in public]
+        there = ", ".join(difflib.get_close_matches(ref.tag, tags, n=3) or tags[:3])
+        hint = f"there are: {there}" if there else "it has no published release yet"
+        raise NotFoundError(f"{ref.name}: no published release {ref.tag} in {location}", hint=hint)
+    reason = notes.block_of(found).yanked
+    if reason:
+        output.warn(f"{ref} should not be used any more: {reason}")
+    return found
+
+
+def _newest_good(name: str, public: list[Release], location: str) -> Release:
+    good = next((release for release in public if not notes.block_of(release).yanked), None)
+    if good:
+        return good
+    if public:
+        hint = f"a yanked one can be had by its tag: {name}@{public[0].tag}"
+        raise NotFoundError(f"{name}: every release in {location} is yanked", hint=hint)
+    raise NotFoundError(f"{name}: no published release in {location}", hint="publish one: mreg release")
+
+
+def read_manifest(store: Store, release: Release) -> Manifest | None:
+    """Return the manifest of a release, None where it has none; raise `IntegrityError` for a broken one."""
+    asset = release.asset(MANIFEST_NAME)
+    if asset is None:
+        return None
+    where = f"{release.repo}@{release.tag}: {MANIFEST_NAME}"
+    with store.open_asset(release, asset) as stream:
+        data = stream.read(MAX_MANIFEST_BYTES)
+        while len(data) < MAX_MANIFEST_BYTES and (more := stream.read(MAX_MANIFEST_BYTES - len(data))):
+            data += more
+    if asset.sha256 and hashlib.sha256(data).hexdigest() != asset.sha256:
+        raise IntegrityError(f"{where}: other bytes than were published", hint="try again")
+    manifest = parse_manifest(data, where)
+    if manifest.tag != release.tag:  # the name may differ: repositories are renamed
+        raise IntegrityError(f"{where}: is the manifest of {manifest.name}@{manifest.tag}", hint="do not use it")
+    return manifest
+
+
+def list_releases(name: str, store: Store) -> list[Release]:
+    """List the releases; for an unknown name say which known one looks like it."""
+    try:
+        return store.releases(name)
+    except NotFoundError as error:
+        near = difflib.get_close_matches(name, [info.name for info in store.repos()], n=1)
+        if not near:
+            raise
+        raise NotFoundError(error.message, hint=f"did you mean {near[0]}?") from error

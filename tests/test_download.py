@@ -1,0 +1,537 @@
+"""mreg fetch: verified, resumed, cached, and never half a file."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from fixtures_release import TAG, publish
+from fixtures_stores import NAME
+
+from registry import cache, notes, transfer
+from registry.download import fetch, model_for
+from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
+from registry.files import sha256
+from registry.refs import FileRef, RepoRef, parse
+from registry.transfer import Interrupted, Source, download
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(transfer, "WAITS", (0.0, 0.0, 0.0))
+
+
+def zip_bytes(**files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def files_below(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+# --- refs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bare_word_is_a_name_even_where_a_folder_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir()
+    assert parse(NAME) == RepoRef(NAME)
+    assert parse(f"{NAME}@v1.0") == RepoRef(NAME, "v1.0")
+    assert isinstance(parse(f"./{NAME}"), FileRef)
+    assert parse((tmp_path / NAME).as_uri()) == FileRef(tmp_path / NAME)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("model_seg_sc_t2@", "no tag after @"),
+        ("missing.zip", "no such file"),
+        ("org/repo", "no such file"),
+        ("http://example.org/a.zip", "not encrypted"),
+        ("https://me:secret@example.org/a.zip", "address with a password for example.org"),
+        ("ftp://example.org/a.zip", "not an address"),
+        ("https:///a.zip", "not an address"),
+        ("https://[/a.zip", "not an address"),
+        ("file:///no/such/file.zip", "no such file"),
+    ],
+)
+def test_what_is_no_ref_is_one_error_without_secrets(text, word):
+    with pytest.raises(MregError, match=word) as caught:
+        parse(text)
+    assert "secret" not in str(caught.value)
+
+
+# --- transfers -------------------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """A source in memory that breaks where it is told and counts what it gave."""
+
+    def __init__(self, data, *, breaks=()):
+        self.data, self.breaks, self.given, self.opened = data, list(breaks), 0, []
+
+    def source(self, **changes):
+        digest = hashlib.sha256(self.data).hexdigest()
+        fields = {"label": "a.bin", "identity": digest, "size": len(self.data), "sha256": digest, "open": self.open}
+        return Source(**{**fields, **changes})
+
+    def open(self, offset):
+        self.opened.append(offset)
+        return _Stream(self, offset)
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, wire, offset):
+        self.wire, self.position = wire, offset
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        limit = min([b for b in self.wire.breaks if b >= self.position], default=len(self.wire.data))
+        data = self.wire.data[self.position : min(self.position + len(buffer), limit)]
+        if not data and limit < len(self.wire.data):
+            self.wire.breaks.remove(limit)
+            raise Interrupted("cable pulled")
+        buffer[: len(data)] = data
+        self.position += len(data)
+        self.wire.given += len(data)
+        return len(data)
+
+
+DATA = os.urandom(3_000_000)
+
+
+def test_a_download_that_breaks_goes_on_and_no_byte_comes_twice(tmp_path):
+    wire = Wire(DATA, breaks=[1_000_000, 1_000_001, 2_500_000])
+    assert download(wire.source(), tmp_path / "a.bin") == hashlib.sha256(DATA).hexdigest()
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert wire.given == len(DATA)
+    assert wire.opened == [0, 1_000_000, 1_000_001, 2_500_000]
+
+
+def test_a_download_that_gives_up_is_continued_by_the_next_call(tmp_path):
+    wire = Wire(DATA, breaks=[1_200_000] * 10)
+    with pytest.raises(IntegrityError, match="ended after 1200000 of 3000000 bytes"):
+        download(wire.source(), tmp_path / "a.bin")
+    assert not (tmp_path / "a.bin").exists()
+    wire.breaks.clear()
+    download(wire.source(), tmp_path / "a.bin")
+    assert wire.given == len(DATA)
+    assert files_below(tmp_path) == ["a.bin"]
+
+
+def test_a_part_of_another_version_is_not_continued(tmp_path):
+    wire = Wire(DATA, breaks=[1_200_000] * 10)
+    with pytest.raises(IntegrityError):
+        download(wire.source(identity="old" * 10), tmp_path / "a.bin")
+    other = Wire(DATA[::-1])
+    download(other.source(), tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA[::-1]
+    assert files_below(tmp_path) == ["a.bin"]
+
+
+def test_a_spoiled_part_costs_one_more_download_and_no_wrong_file(tmp_path):
+    wire = Wire(DATA, breaks=[1_200_000] * 10)
+    with pytest.raises(IntegrityError):
+        download(wire.source(), tmp_path / "a.bin")
+    (part,) = tmp_path.iterdir()
+    part.write_bytes(bytes(part.stat().st_size))
+    wire.breaks.clear()
+    download(wire.source(), tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert wire.opened[-2:] == [1_200_000, 0]
+
+
+@pytest.mark.parametrize("change", [{"sha256": "ab" * 32}, {"size": len(DATA) + 1}, {"size": len(DATA) - 1}])
+def test_other_bytes_than_promised_leave_no_file(tmp_path, change):
+    with pytest.raises(IntegrityError, match=r"SHA-256|expected"):
+        download(Wire(DATA).source(**change), tmp_path / "a.bin")
+    assert files_below(tmp_path) == []
+
+
+def test_a_file_that_is_there_is_verified_and_never_overwritten(tmp_path):
+    (tmp_path / "a.bin").write_bytes(DATA)
+    wire = Wire(DATA)
+    download(wire.source(), tmp_path / "a.bin")
+    assert wire.opened == []
+    (tmp_path / "a.bin").write_bytes(b"mine")
+    with pytest.raises(ConflictError, match="another file of that name"):
+        download(wire.source(), tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == b"mine"
+
+
+def test_a_disk_without_room_is_noticed_before_the_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    wire = Wire(DATA)
+    with pytest.raises(OSError, match="No space") as caught:
+        download(wire.source(), tmp_path / "a.bin")
+    assert caught.value.errno == errno.ENOSPC
+    assert wire.given == 0
+
+
+def test_a_disk_that_fills_up_keeps_the_part_and_the_next_call_continues(tmp_path, monkeypatch):
+    wire = Wire(DATA, breaks=[2_000_000])
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            download(wire.source(), tmp_path / "a.bin")
+    assert not (tmp_path / "a.bin").exists()
+    download(wire.source(), tmp_path / "a.bin")
+    assert wire.given == len(DATA)
+
+
+# --- registries ------------------------------------------------------------------------------------------------------
+
+
+def test_a_fetched_archive_is_the_published_one_and_lies_in_the_cache(released, tiny_package):
+    fetched = fetch(NAME, released)
+    assert fetched.path.read_bytes() == tiny_package.archive.read_bytes()
+    assert fetched.sha256 == sha256(tiny_package.archive)
+    assert (fetched.tag, fetched.path.name) == (TAG, tiny_package.archive.name)
+    assert fetched.path.is_relative_to(cache.root())
+
+
+def test_a_second_fetch_downloads_nothing(released, request, tmp_path):
+    first = fetch(NAME, released)
+    inode = first.path.stat().st_ino
+    hub = request.getfixturevalue("hub") if released.location.startswith("github:") else None
+    before = hub.count("GET", r"\.zip") if hub else 0
+    again = fetch(f"{NAME}@{TAG}", released)
+    copy = fetch(NAME, released, out=tmp_path / "models")
+    assert (again.path, again.path.stat().st_ino) == (first.path, inode)
+    assert copy.path.read_bytes() == first.path.read_bytes()
+    assert hub is None or hub.count("GET", r"\.zip") == before
+
+
+def test_a_damaged_cache_mends_itself(released, tiny_package):
+    path = fetch(NAME, released).path
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert fetch(NAME, released).path.read_bytes() == tiny_package.archive.read_bytes()
+    folder = fetch(NAME, released, do_unpack=True).path
+    (next(folder.glob("nnUNetTrainer*")) / "plans.json").write_text("{}")
+    again = fetch(NAME, released, do_unpack=True).path
+    assert again == folder
+    assert (next(folder.glob("nnUNetTrainer*")) / "plans.json").read_text() != "{}"
+
+
+def test_without_a_tag_the_newest_good_release_is_fetched(released, tiny_package, capsys):
+    newer = publish(released, "r20260202", *_renamed(tiny_package, "r20260202"))
+    publish(released, "r20251231", *_renamed(tiny_package, "r20251231"))
+    released.create_draft(NAME, "r20260303", title="", notes="")
+    assert fetch(NAME, released).tag == "r20260202"
+    released.set_notes(newer, notes.write_block("", notes.Block(yanked="wrong labels")))
+    assert fetch(NAME, released).tag == TAG
+    assert fetch(f"{NAME}@r20260202", released).tag == "r20260202"
+    assert "should not be used any more: wrong labels" in capsys.readouterr().err
+    with pytest.raises(NotFoundError, match="no published release r20260303"):
+        fetch(f"{NAME}@r20260303", released)
+
+
+def _renamed(package, tag):
+    """The same package under another tag."""
+    folder = package.archive.parent.parent / tag
+    if not folder.exists():
+        folder.mkdir()
+        name = package.archive.name.replace(TAG, tag)
+        shutil.copy(package.archive, folder / name)
+        document = package.manifest.read_text().replace(TAG, tag)
+        (folder / package.manifest.name).write_text(document)
+    return sorted(folder.iterdir())
+
+
+def test_a_fetch_that_was_cut_off_continues_where_it_stopped(released, tiny_package, request, tmp_path):
+    whole = tiny_package.archive.read_bytes()
+    half = len(whole) // 2
+    digest = sha256(tiny_package.archive)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".{tiny_package.archive.name}.{digest[:16]}.part").write_bytes(whole[:half])
+    if released.location.startswith("github:"):
+        hub = request.getfixturevalue("hub")
+        hub.requests.clear()
+    fetched = fetch(NAME, released, out=tmp_path / "out")
+    assert fetched.path.read_bytes() == whole
+    assert files_below(tmp_path / "out") == [tiny_package.archive.name]
+    if released.location.startswith("github:"):
+        assert f"bytes={half}-" in [r.headers.get("range") for r in hub.requests if r.server == "storage"]
+
+
+def test_bytes_that_change_on_the_way_are_refused(released, request, tmp_path):
+    if released.location.startswith("github:"):
+        hub = request.getfixturevalue("hub")
+        archive = next(
+            a for r in hub.repo(NAME)["releases"].values() for a in r["assets"].values() if ".zip" in a["name"]
+        )
+        hub.fault("GET", f"release-assets/{archive['id']}", "alter", times=9)
+    else:
+        (path,) = released.root.rglob("*.zip")
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="SHA-256 is"):
+        fetch(NAME, released, out=tmp_path / "out")
+    assert files_below(tmp_path / "out") == []
+
+
+def test_an_archive_that_its_manifest_does_not_know_is_refused(registry, tiny_package, tmp_path):
+    other = tmp_path / tiny_package.archive.name
+    other.write_bytes(zip_bytes(a=b"other"))
+    publish(registry, TAG, other, tiny_package.manifest)
+    with pytest.raises(IntegrityError, match="not the file that its manifest names"):
+        fetch(NAME, registry)
+
+
+def test_a_manifest_of_another_release_is_refused(registry, tiny_package):
+    publish(registry, "r20260202", *tiny_package)
+    with pytest.raises(IntegrityError, match=rf"is the manifest of .*{TAG}"):
+        fetch(NAME, registry)
+
+
+def test_a_release_that_others_made_is_fetched_with_a_warning(registry, tmp_path, capsys):
+    (tmp_path / "model.zip").write_bytes(zip_bytes(a=b"1"))
+    publish(registry, "v1.0", tmp_path / "model.zip")
+    fetched = fetch(NAME, registry)
+    assert fetched.path.read_bytes() == (tmp_path / "model.zip").read_bytes()
+    assert "has no mreg-release.json" in capsys.readouterr().err
+
+
+def test_of_several_archives_one_must_be_chosen(registry, tmp_path):
+    for fold in "10":
+        (tmp_path / f"model_fold{fold}.zip").write_bytes(zip_bytes(a=fold))
+    (tmp_path / "plans.json").write_text("{}")
+    files = [tmp_path / name for name in ("model_fold1.zip", "model_fold0.zip", "plans.json")]
+    publish(registry, TAG, *files)
+    with pytest.raises(MregError, match=r"2 archives: model_fold0\.zip, model_fold1\.zip") as caught:
+        fetch(NAME, registry)
+    assert caught.value.hint == "choose: --asset model_fold0.zip"
+    assert fetch(NAME, registry, asset="model_fold1.zip").path.name == "model_fold1.zip"
+    assert fetch(NAME, registry, asset="plans.json").path.read_text() == "{}"
+    with pytest.raises(NotFoundError, match=r"no asset model_fold2\.zip"):
+        fetch(NAME, registry, asset="model_fold2.zip")
+
+
+def test_an_asset_that_is_no_zip_is_refused_and_not_kept(registry, tmp_path):
+    (tmp_path / "model.zip").write_bytes(b"<html>sorry</html>")
+    publish(registry, TAG, tmp_path / "model.zip")
+    with pytest.raises(IntegrityError, match="not a zip archive"):
+        fetch(NAME, registry, out=tmp_path / "out")
+    assert files_below(tmp_path / "out") == []
+
+
+def test_an_unknown_model_is_answered_with_the_nearest(released):
+    with pytest.raises(NotFoundError) as caught:
+        fetch("model_seg_sc_t1", released)
+    assert caught.value.hint == f"did you mean {NAME}?"
+    with pytest.raises(NotFoundError) as caught:
+        fetch(f"{NAME}@r20260113", released)
+    assert caught.value.hint == f"there are: {TAG}"
+
+
+def test_a_model_without_release_says_so(registry):
+    with pytest.raises(NotFoundError, match="no published release in"):
+        fetch(NAME, registry)
+
+
+def test_unpacked_models_are_folders_of_their_own(released, tiny_package, tmp_path):
+    fetched = fetch(NAME, released, out=tmp_path / "models", do_unpack=True)
+    assert fetched.path == tmp_path / "models" / tiny_package.archive.stem
+    assert [p.name for p in (tmp_path / "models").iterdir()] == [tiny_package.archive.stem]
+    assert (model_for(NAME, released) / "plans.json").is_file()
+    assert model_for(str(fetched.path)).name == "nnUNetTrainer__nnUNetPlans__3d_fullres"
+
+
+def test_a_zip_that_leaves_its_folder_is_not_unpacked(registry, tmp_path):
+    (tmp_path / "model.zip").write_bytes(zip_bytes(**{"../../evil.txt": b"x"}))
+    publish(registry, TAG, tmp_path / "model.zip")
+    with pytest.raises(IntegrityError, match="would leave the folder"):
+        fetch(NAME, registry, out=tmp_path / "deep" / "out", do_unpack=True)
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_another_file_of_that_name_is_not_overwritten(released, tiny_package, tmp_path):
+    mine = tmp_path / tiny_package.archive.name
+    mine.write_bytes(b"mine")
+    with pytest.raises(ConflictError, match="another file"):
+        fetch(NAME, released, out=tmp_path)
+    assert mine.read_bytes() == b"mine"
+
+
+def test_parallel_fetches_download_once(released_github, hub):
+    hub.requests.clear()
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(fetch(NAME, type(released_github)(hub.org)))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({result.path for result in results}) == 1
+    assert len(results) == 4
+    assert sum(r.path.endswith(".zip") for r in hub.requests if r.server == "api") == 1
+
+
+# --- files and addresses ---------------------------------------------------------------------------------------------
+
+
+def test_a_local_archive_is_a_ref(tiny_package, tmp_path):
+    assert fetch(str(tiny_package.archive)).path == tiny_package.archive
+    copied = fetch(str(tiny_package.archive), out=tmp_path / "out").path
+    assert copied.read_bytes() == tiny_package.archive.read_bytes()
+    assert model_for(str(tiny_package.archive)).name.startswith("nnUNetTrainer")
+    (tmp_path / "broken.zip").write_bytes(b"no")
+    with pytest.raises(IntegrityError, match=r"broken\.zip: not a zip"):
+        fetch(str(tmp_path / "broken.zip"))
+
+
+class Site(BaseHTTPRequestHandler):
+    """A web server: /a.zip with ranges, /plain without, /elsewhere redirects, /model?x has its name in a header."""
+
+    data = zip_bytes(a=os.urandom(1_000_000))
+    etag = '"v1"'
+    cut = 0  # bytes after which an answer breaks off
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        site = type(self)
+        site.seen.append((self.path, dict(self.headers)))
+        if self.path.startswith("/elsewhere"):
+            self.send_response(302)
+            self.send_header("Location", self.path.partition("=")[2])
+            self.end_headers()
+            return
+        if self.path == "/missing.zip":
+            self.send_error(404)
+            return
+        start = 0
+        wanted = self.headers.get("Range")
+        if wanted and self.path != "/plain.zip" and self.headers.get("If-Range") == site.etag:
+            start = int(wanted[6:-1])
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(site.data) - 1}/{len(site.data)}")
+        else:
+            self.send_response(200)
+        self.send_header("ETag", site.etag)
+        self.send_header("Content-Length", str(len(site.data) - start))
+        if self.path.startswith("/model"):
+            self.send_header("Content-Disposition", 'attachment; filename="../the model.zip"')
+        self.end_headers()
+        self.wfile.write(site.data[start : start + site.cut] if site.cut else site.data[start:])
+
+
+@pytest.fixture
+def site():
+    handler = type("Handler", (Site,), {"seen": []})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    handler.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield handler
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_an_address_is_fetched_cached_and_its_digest_told(site, capsys):
+    fetched = fetch(f"{site.url}/a.zip")
+    assert fetched.path.read_bytes() == site.data
+    assert fetched.sha256 in capsys.readouterr().err
+    assert fetch(f"{site.url}/a.zip").path == fetched.path
+    site.data, site.etag = zip_bytes(b=b"new"), '"v2"'
+    assert fetch(f"{site.url}/a.zip").path.read_bytes() == site.data
+
+
+def test_a_broken_connection_to_an_address_is_resumed_with_a_condition(site, tmp_path):
+    site.cut = 400_000
+    fetched = fetch(f"{site.url}/a.zip", out=tmp_path)
+    assert fetched.path.read_bytes() == site.data
+    ranges = [(headers.get("Range"), headers.get("If-Range")) for _, headers in site.seen]
+    assert ranges == [(None, None), ("bytes=400000-", '"v1"'), ("bytes=800000-", '"v1"')]
+
+
+def test_a_server_without_ranges_still_gives_the_right_file(site, tmp_path):
+    site.cut = 400_000
+    with pytest.raises(IntegrityError, match="ended after 400000"):
+        fetch(f"{site.url}/plain.zip", out=tmp_path / "out")
+    site.cut = 0
+    assert fetch(f"{site.url}/plain.zip", out=tmp_path / "out").path.read_bytes() == site.data
+    assert files_below(tmp_path / "out") == ["plain.zip"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(site, tmp_path):
+    site.cut = 400_000
+    with pytest.raises(IntegrityError, match="ended after"):
+        fetch(f"{site.url}/plain.zip", out=tmp_path)
+    site.cut, site.data, site.etag = 0, zip_bytes(b=b"new"), '"v2"'
+    assert fetch(f"{site.url}/plain.zip", out=tmp_path).path.read_bytes() == site.data
+
+
+def test_the_name_of_a_file_comes_from_the_server_and_stays_in_the_folder(site, tmp_path):
+    assert fetch(f"{site.url}/model?download=1", out=tmp_path / "out").path == tmp_path / "out" / "the_model.zip"
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "word"),
+    [
+        ("/missing.zip", NotFoundError, "answers 404"),
+        ("/elsewhere?to=http://example.org/a.zip", MregError, "not encrypted"),
+        ("/elsewhere?to=file:///etc/passwd", MregError, "not encrypted"),
+        ("/elsewhere?to=/elsewhere?to=", MregError, "redirects|not encrypted"),
+    ],
+)
+def test_addresses_that_lead_nowhere_good_are_one_error(site, tmp_path, path, error, word):
+    with pytest.raises(error, match=word):
+        fetch(site.url + path, out=tmp_path)
+    assert files_below(tmp_path) == []
+
+
+def test_a_token_is_sent_to_no_address(released_github, hub, tmp_path):
+    url = fetch(NAME, released_github).url
+    hub.requests.clear()
+    assert fetch(url, out=tmp_path).path.is_file()
+    assert len(hub.requests) == 2
+    assert not any("authorization" in r.headers for r in hub.requests)
+
+
+def test_a_server_that_is_not_there_is_one_error(tmp_path):
+    with pytest.raises(MregError, match=r"127\.0\.0\.1") as caught:
+        fetch("http://127.0.0.1:9/a.zip", out=tmp_path)
+    assert "network" in caught.value.hint
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_one_path_a_ref(released, tiny_package, mreg, tmp_path):
+    result = mreg("fetch", NAME, tiny_package.archive, "-o", tmp_path / "out", "--registry", released.location)
+    assert result.exit_code == 0
+    path = tmp_path / "out" / tiny_package.archive.name
+    assert result.stdout == f"{path}\n{path}\n"
+
+
+def test_the_command_prints_one_document(released, tiny_package, mreg):
+    result = mreg("fetch", NAME, "--json", "--registry", released.location)
+    (document,) = json.loads(result.stdout)
+    assert document["sha256"] == sha256(tiny_package.archive)
+    assert (document["ref"], document["tag"], document["size"]) == (NAME, TAG, tiny_package.archive.stat().st_size)
+
+
+def test_the_command_says_what_went_wrong_and_ends_with_one(released, mreg):
+    result = mreg("fetch", "model_seg_sc_t1", "--registry", released.location)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert f"did you mean {NAME}?" in result.stderr
