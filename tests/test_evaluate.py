@@ -136,6 +136,20 @@ def test_the_evaluation_of_a_run_in_a_repo_reaches_the_model_card(run, dataset, 
     assert f"{evaluation['mean']['gm']['dice']:.2f}" in (repo / "README.md").read_text()
 
 
+def test_a_released_model_is_measured_and_nothing_is_written_beside_it(run, dataset, tmp_path):
+    folder = run.rename(tmp_path / "nnUNetTrainer__nnUNetPlans__2d")
+    for name in ("config.json", "splits_final.json"):
+        (folder / name).unlink()
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(MregError, match="--save keeps the predictions in the run"):
+        evaluate(str(folder), dataset, save=True)
+    done = run_mreg("evaluate", folder, dataset, "--split", "val", "-o", tmp_path / "e.json", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "e.json").read_text())
+    assert "splits_final.json is taken for the split" in done.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_label_of_other_values_or_another_grid_is_one_error_that_names_it(run, dataset, tmp_path):
     changed = Path(shutil.copytree(dataset, tmp_path / dataset.name))
     path = changed / "labelsTs" / "sub-04_T1w.nii.gz"

@@ -11,15 +11,16 @@ import click
 from registry import output
 from registry.commands._options import json_option, registry_option
 
-COLUMNS = {
-    "dice": "Dice",
-    "hd95_mm": "HD95 mm",
-    "precision": "precision",
-    "recall": "recall",
-    "volume_difference_ml": "volume diff. ml",
-    "volume_difference_percent": "volume diff. %",
-    "reference_ml": "reference ml",
+COLUMNS = {  # key of evaluation.json: heading, decimals
+    "dice": ("Dice", 3),
+    "hd95_mm": ("HD95 mm", 2),
+    "precision": ("prec.", 3),
+    "recall": ("recall", 3),
+    "volume_difference_ml": ("diff. ml", 3),
+    "volume_difference_percent": ("diff. %", 1),
+    "reference_ml": ("ref. ml", 3),
 }
+HEADINGS = [heading for heading, _ in COLUMNS.values()]
 
 
 @click.command("evaluate")
@@ -52,7 +53,8 @@ def command(
     """Measure a model on labelled cases.
 
     DATASET is a raw nnU-Net dataset. Test cases are predicted by all folds together; validation cases by the fold that
-    did not train on them. A run's figures are written to its evaluation.json and to the model card.
+    did not train on them. A run's figures are written to its evaluation.json and to the model card. "diff." is the
+    predicted volume minus the reference's.
 
     \b
     Examples:
@@ -78,19 +80,19 @@ def _rows(evaluation: dict[str, Any]) -> list[list[str]]:
     """Return a row for each case and label, and the means."""
     blocks = [*evaluation["cases"].items(), ("mean", evaluation["mean"])]
     return [
-        [case, label, *(_number(scores[key]) for key in COLUMNS)]
+        [case, label, *(_number(scores[key], digits) for key, (_, digits) in COLUMNS.items())]
         for case, by_label in blocks
         for label, scores in by_label.items()
     ]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _plain(evaluation: dict[str, Any]) -> str:
     """Align the columns: names to the left, figures to the right."""
-    rows = [["case", "label", *COLUMNS.values()], *_rows(evaluation)]
+    rows = [["case", "label", *HEADINGS], *_rows(evaluation)]
     case, label, *widths = (max(len(cell) for cell in column) for column in zip(*rows, strict=True))
     return "\n".join(
         "  ".join(
@@ -101,18 +103,20 @@ def _plain(evaluation: dict[str, Any]) -> str:
 
 
 def _print_rich(evaluation: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     folds = ", ".join(map(str, evaluation["folds"]))
-    table = Table(title=f"{evaluation['dataset']}, {evaluation['split']}, fold {folds}{', half' * evaluation['half']}")
-    table.add_column("case")
-    table.add_column("label")
-    for title in COLUMNS.values():
-        table.add_column(title, justify="right")
+    title = f"{evaluation['dataset']}, {evaluation['split']}, fold {folds}{', half' * evaluation['half']}"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(["case", "label", *HEADINGS]):
+        table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)  # noqa: PLR2004 - two names
     first_mean = sum(len(by_label) for by_label in evaluation["cases"].values())
     for number, row in enumerate(_rows(evaluation)):
         if number == first_mean:
             table.add_section()
         table.add_row(*row)
-    Console().print(table)
+    # Better a line that the terminal breaks than a case's name cut short.
+    needed = Console(width=10_000).measure(table).maximum
+    Console(width=max(needed, Console().width)).print(table)
