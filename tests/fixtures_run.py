@@ -57,7 +57,9 @@ dataset = "data/raw/{DATASET}"
 """
 
 
-def _plans() -> dict[str, Any]:
+def plans(features: tuple[int, ...] = (4, 8), patch: int = 16) -> dict[str, Any]:
+    """Return nnU-Net's plan of a U-Net with one stage for each number of features."""
+    stages = len(features)
     conv, norm = "torch.nn.modules.conv.Conv3d", "torch.nn.modules.instancenorm.InstanceNorm3d"
     data_resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     return {
@@ -73,7 +75,7 @@ def _plans() -> dict[str, Any]:
                 "data_identifier": "nnUNetPlans_3d_fullres",
                 "preprocessor_name": "DefaultPreprocessor",
                 "batch_size": 2,
-                "patch_size": [16, 16, 16],
+                "patch_size": [patch] * 3,
                 "median_image_size_in_voxels": [16.0, 24.0, 24.0],
                 "spacing": [1.0, 0.5, 0.5],
                 "normalization_schemes": ["ZScoreNormalization"],
@@ -87,13 +89,13 @@ def _plans() -> dict[str, Any]:
                 "architecture": {
                     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
                     "arch_kwargs": {
-                        "n_stages": 2,
-                        "features_per_stage": [4, 8],
+                        "n_stages": stages,
+                        "features_per_stage": list(features),
                         "conv_op": conv,
-                        "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
-                        "strides": [[1, 1, 1], [2, 2, 2]],
-                        "n_conv_per_stage": [1, 1],
-                        "n_conv_per_stage_decoder": [1],
+                        "kernel_sizes": [[3, 3, 3]] * stages,
+                        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+                        "n_conv_per_stage": [2] * stages,
+                        "n_conv_per_stage_decoder": [2] * (stages - 1),
                         "conv_bias": True,
                         "norm_op": norm,
                         "norm_op_kwargs": {"eps": 1e-05, "affine": True},
@@ -113,8 +115,11 @@ def _plans() -> dict[str, Any]:
     }
 
 
-def _train_nothing(results: Path) -> Path:
-    """Let nnU-Net build the network, step once and write its files; return the fold's folder."""
+def train_nothing(results: Path, plan: dict[str, Any]) -> Path:
+    """Let nnU-Net build the network, step once and write its files; return the fold's folder.
+
+    The variables nnUNet_raw, nnUNet_preprocessed and nnUNet_results must name `results`.
+    """
     import numpy as np
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -125,12 +130,12 @@ def _train_nothing(results: Path) -> Path:
     (preprocessed / f"{CASES[0]}.b2nd").touch()  # nnU-Net tells the kind of dataset from the names of its files
     training = {"training": [{"image": f"/data/nnUNet_raw/{case}.nii.gz"} for case in CASES]}
     trainer = nnUNetTrainer(
-        {**_plans(), "continue_training": False}, "3d_fullres", 0, {**DATASET_JSON, **training}, torch.device("cpu")
+        {**plan, "continue_training": False}, "3d_fullres", 0, {**DATASET_JSON, **training}, torch.device("cpu")
     )
     trainer.initialize()
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    loss = sum(out.square().mean() for out in trainer.network(torch.randn(1, 1, 16, 16, 16)))
-    loss.backward()
+    patch = torch.randn(1, 1, *plan["configurations"]["3d_fullres"]["patch_size"])
+    sum(out.square().mean() for out in trainer.network(patch)).backward()
     trainer.optimizer.step()
     trainer.print_plans()
     for key, value in {
@@ -152,19 +157,8 @@ def _write(folder: Path, **documents: object) -> None:
         (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
 
 
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a complete run (one fold) inside a model's repo, shared by all tests: copy before changing anything."""
-    root = tmp_path_factory.mktemp("tiny") / NAME
-    results = root.parent / "nnUNet_results"
-    run = root / "runs" / "3d_fullres-1a2b3c4d"
-    run.mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other people's deprecations
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            patch.setenv(name, str(results))
-        _train_nothing(results).rename(run / "fold_0")
-    (root / "model.toml").write_text(MODEL_TOML)
+def write_documents(run: Path, plan: dict[str, Any]) -> None:
+    """Write the JSON files that mreg keeps in a run."""
     settings = {"configuration": "3d_fullres", "trainer": "nnUNetTrainer", "folds": [0], "seed": 12345}
     figures = {"dice": 0.9, "hd95_mm": 1.0, "precision": 0.91, "recall": 0.89, "volume_difference_ml": -0.1,
                "volume_difference_percent": -2.0, "reference_ml": 5.0, "predicted_ml": 4.9}  # fmt: skip
@@ -187,7 +181,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "repo": NAME,
         },
         dataset=DATASET_JSON,
-        plans=_plans(),
+        plans=plan,
         dataset_fingerprint=FINGERPRINT,
         splits_final=[{"train": CASES[:3], "val": CASES[3:]}],
         environment={
@@ -209,6 +203,22 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "mean": {"sc": figures},
         },
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a complete run (one fold) inside a model's repo, shared by all tests: copy before changing anything."""
+    root = tmp_path_factory.mktemp("tiny") / NAME
+    results = root.parent / "nnUNet_results"
+    run = root / "runs" / "3d_fullres-1a2b3c4d"
+    run.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other people's deprecations
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            patch.setenv(name, str(results))
+        train_nothing(results, plans()).rename(run / "fold_0")
+    (root / "model.toml").write_text(MODEL_TOML)
+    write_documents(run, plans())
     return run
 
 
