@@ -84,7 +84,8 @@ def _train_fold(job: dict[str, Any], fold: int | str, device: torch.device, prog
     import torch
 
     from trainers.core.environment import seed_everything
-    from trainers.segmentation.trainer import FINAL, LATEST, Place
+    from trainers.segmentation.checkpoint import FINAL
+    from trainers.segmentation.trainer import LATEST, Place
 
     settings = SegmentationSettings.model_validate(job["settings"])
     place = Place(
@@ -140,16 +141,10 @@ def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, de
 
 
 def _load(trainer: Any, checkpoint: Path) -> None:
-    """Load a checkpoint of this run after a load that executes nothing has gone through."""
-    import torch
+    """Load a checkpoint of this run, after a read that executes nothing has gone through."""
+    from trainers.segmentation.checkpoint import read_checkpoint
 
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise TrainingError(
-            f"{checkpoint}: damaged or not a checkpoint of ours: {str(error).splitlines()[0]}",
-            hint="remove that file and train again, or start anew: --restart",
-        ) from error
+    read_checkpoint(checkpoint)
     trainer.load_checkpoint(str(checkpoint))
 
 

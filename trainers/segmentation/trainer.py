@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from trainers.core.progress import Progress
 
 LATEST = "checkpoint_latest.pth"
-FINAL = "checkpoint_final.pth"
 SECONDS_BETWEEN_FIGURES = 60.0  # drawing progress.png costs half a second of CPU
 
 

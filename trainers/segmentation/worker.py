@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 def main(job_path: Path) -> int:
     """Run the job and write its result."""
-    _die_with_parent()
+    _end_in_order()
     from trainers.core.errors import TrainingError
     from trainers.core.files import write_json
 
@@ -40,8 +40,13 @@ def main(job_path: Path) -> int:
     return 0
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when the command that started it is killed: an orphan would hold the run's lock."""
+def _end_in_order() -> None:
+    """Leave through the clean-ups on SIGTERM and Ctrl-C, and do not outlive the command that started this process.
+
+    An orphan would hold the run's lock; a temporary file would stay behind.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
