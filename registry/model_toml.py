@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from registry import names
 from registry.errors import MregError, NotFoundError
 from trainers.catalog import RECIPES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE_NAME = "model.toml"
 
@@ -72,9 +74,9 @@ class SctSection(Section):
 class PathsSection(Section):
     """Folders of the repo, relative to model.toml."""
 
-    data: str = "data"
-    runs: str = "runs"
-    dist: str = "dist"
+    data: str = Field("data", description="raw and preprocessed data; not in Git")
+    runs: str = Field("runs", description="one folder a training; not in Git")
+    dist: str = Field("dist", description="archives with their manifests; not in Git")
 
 
 class TrainSection(BaseModel):
