@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -24,7 +25,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 model, images, out = sys.argv[1:4]
 torch.load(Path(model, "fold_0", "checkpoint_final.pth"), weights_only=True)
-predictor = nnUNetPredictor(use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
+predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
 predictor.initialize_from_trained_model_folder(model, use_folds=None, checkpoint_name="checkpoint_final.pth")
 files = [[str(p)] for p in sorted(Path(images).glob("*.nii.gz"))]
 predictor.predict_from_files_sequential(files, out, save_probabilities=False, overwrite=True)
@@ -84,7 +85,7 @@ def test_the_slabs_do_not_share_a_slice(tmp_path: Path) -> None:
         image = nib.load(path)
         start = image.affine[2, 3]
         spans.append((start, start + image.shape[2]))
-    assert all(end + demo_data.GAP <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end + demo_data.GAP <= start for (_, end), (start, _) in pairwise(spans))
 
 
 def test_a_task_is_read_off_a_bids_tree(test_data: Path, tmp_path: Path) -> None:
