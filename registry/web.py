@@ -63,8 +63,7 @@ def open_address(ref: refs.UrlRef) -> tuple[str, Source, Callable[[], None]]:
 
     The first answer tells size and version; nothing of the body is read before somebody wants it.
     """
-    session = new_session()
-    session.mount("https://", HTTPAdapter(max_retries=PATIENCE))
+    session = _patient_session()
     first: list[requests.Response] = [_get(session, ref.url, {})]
     headers = first[0].headers
     length, encoded = headers.get("Content-Length", ""), headers.get("Content-Encoding", "identity") != "identity"
@@ -159,9 +158,20 @@ def _file_name(ref: refs.UrlRef, disposition: str) -> str:
 
 def public_size(url: str) -> int | None:
     """Return the size in bytes that a stranger is told, None where strangers get nothing; raise `RegistryError`."""
-    with new_session() as session:
+    with _patient_session() as session:
         try:
             response = session.head(url, headers={"Accept-Encoding": "identity"}, timeout=TIMEOUT, allow_redirects=True)
         except (requests.RequestException, OSError) as fault:
-            raise RegistryError(f"{url}: {fault}", hint="it is published; look at it in a browser") from fault
-        return int(response.headers.get("Content-Length", -1)) if response.ok else None
+            raise RegistryError(f"{url}: {fault}", hint="check the network, then try again") from fault
+        if response.status_code in _STATUS:
+            return None
+        if not response.ok:
+            raise RegistryError(f"{url}: the server answers {response.status_code}", hint="try again later")
+        return int(response.headers.get("Content-Length", -1))
+
+
+def _patient_session() -> requests.Session:
+    session = new_session()
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=PATIENCE))
+    return session

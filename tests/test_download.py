@@ -14,7 +14,7 @@ import pytest
 from fixtures_release import TAG, publish
 from fixtures_stores import NAME
 
-from registry import cache, notes, transfer
+from registry import cache, notes, transfer, web
 from registry.download import fetch, model_for
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
 from registry.files import sha256
@@ -507,7 +507,8 @@ def test_a_token_is_sent_to_no_address(released_github, hub, tmp_path):
     assert not any("authorization" in r.headers for r in hub.requests)
 
 
-def test_a_server_that_is_not_there_is_one_error(tmp_path):
+def test_a_server_that_is_not_there_is_one_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(web, "PATIENCE", 0)
     with pytest.raises(MregError, match=r"127\.0\.0\.1") as caught:
         fetch("http://127.0.0.1:9/a.zip", out=tmp_path)
     assert "network" in caught.value.hint

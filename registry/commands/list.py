@@ -1,0 +1,63 @@
+"""`mreg list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry import output
+from registry.commands._options import json_option, registry_option
+from registry.commands._tables import aligned
+from registry.vocabulary import load_vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from registry.models import ModelSummary
+
+
+def _field_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for each field of a name."""
+    for field in reversed(load_vocabulary().fields):
+        function = click.option(f"--{field}", metavar="WORD", help=f"Only models of this {field}.")(function)
+    return function
+
+
+@click.command("list")
+@_field_options
+@click.option("--all", "include_all", is_flag=True, help="Also repositories whose names are no model's.")
+@registry_option
+@json_option
+def command(include_all: bool, registry: str | None, as_json: bool, **fields: str | None) -> None:
+    """List the registry's models.
+
+    A name's defaults count: --anatomy sc finds model_seg_t2. Several words with hyphens must all be there.
+
+    \b
+    Examples:
+      mreg list
+      mreg list --task seg --anatomy gm-wm
+      mreg list --registry dir:/srv/models --json
+    """
+    from registry.models import summaries
+    from registry.stores import open_store
+
+    wanted: dict[str, str] = {name: word for name, word in fields.items() if word}
+    found = list(summaries(open_store(registry), wanted, include_all=include_all))
+    if as_json:
+        output.document([summary.as_json() for summary in found])
+    elif found:
+        output.answer(_table(found))
+    else:
+        output.say("no model")
+
+
+def _table(found: list[ModelSummary]) -> str:
+    rows = [("name", "release", "date", "orientation", "labels", "description")]
+    for summary in found:
+        tag, date = (summary.release.tag, summary.release.published_at[:10]) if summary.release else ("-", "-")
+        labels = " ".join(summary.labels) or "-"
+        rows.append((summary.name, tag, date, summary.orientation or "-", labels, summary.description))
+    head, *lines = aligned(rows)
+    return "\n".join([click.style(head, dim=True), *lines])

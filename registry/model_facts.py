@@ -1,0 +1,63 @@
+"""What a manifest says of a model, in words and in the order in which people ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from registry import orientation
+
+if TYPE_CHECKING:
+    from registry.manifest import Metrics, ModelEntry
+
+BACKGROUND = "background"
+MEASURES = {  # in the manifest → column of a table, decimals
+    "dice": ("Dice", 3),
+    "hd95_mm": ("HD95 (mm)", 2),
+    "precision": ("Precision", 3),
+    "recall": ("Recall", 3),
+    "volume_difference_percent": ("Volume difference (%)", 1),
+}
+
+
+def foreground(model: ModelEntry) -> tuple[str, ...]:
+    """Return the names of what the model finds."""
+    return tuple(name for name in model.labels if name != BACKGROUND)
+
+
+def facts(model: ModelEntry) -> dict[str, str]:
+    """Return name and value of each fact."""
+    rows = {
+        "labels": ", ".join(f"{name} = {_values(model.labels[name])}" for name in foreground(model)),
+        "channels": ", ".join(model.channels.values()),
+        "orientation": orientation.describe(model.orientation),
+        "endings of SCT's files": ", ".join(model.sct_suffixes),
+        "network": f"{model.trainer}, {model.configuration}, {model.weights.dtype} weights",
+        "folds": ", ".join(str(fold) for fold in model.folds),
+        "trained on": f"{model.data.name}, {model.data.num_training} cases",
+    }
+    return {name: value for name, value in rows.items() if value}
+
+
+def metrics_table(metrics: Metrics) -> list[list[str]]:
+    """Return a head and one row a label, "-" where a measure is undefined."""
+    measured = [key for key in MEASURES if any(key in values for values in metrics.mean.values())]
+    rows = [
+        [label, *(_number(values.get(key), MEASURES[key][1]) for key in measured)]
+        for label, values in metrics.mean.items()
+    ]
+    return [["Label", *(MEASURES[key][0] for key in measured)], *rows]
+
+
+def metrics_origin(metrics: Metrics) -> str:
+    """Return what the measures are the mean of."""
+    cases = f"{metrics.cases} case{'s' * (metrics.cases != 1)}"
+    split = f" ({metrics.split})" if metrics.split else ""
+    return f"mean over {cases} of {metrics.dataset}{split}, with the weights in this release"
+
+
+def _values(value: int | tuple[int, ...]) -> str:
+    return str(value) if isinstance(value, int) else "+".join(str(item) for item in value)
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
