@@ -54,7 +54,7 @@ def describe_model(
             trainer=run.config["trainer"],
             plans=run.config["plans"],
             configuration=run.config["configuration"],
-            folds=tuple(_fold(name) for name in weights),
+            folds=tuple(sorted((_fold(name) for name in weights), key=lambda fold: (str(type(fold)), fold))),
             recipe=run.config["recipe"],
             orientation=dataset_json["image_orientation"],
             channels={str(key): str(name) for key, name in dataset_json["channel_names"].items()},

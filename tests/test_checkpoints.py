@@ -347,7 +347,9 @@ def test_extension_codes_are_named() -> None:
     assert [str(name) for name in pickles.parse(b"\x80\x02\x82\x07.")[1]] == ["copyreg.extension 7"]
 
 
-@pytest.mark.parametrize("case", ["double", "other case", "other folder", "script", "pickle in front", "big-endian"])
+@pytest.mark.parametrize(
+    "case", ["double", "other case", "other folder", "script", "pickle in front", "big-endian", "compressed"]
+)
 def test_files_that_another_reader_may_see_otherwise_are_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / "odd.pth"
     good = pickle.dumps({}, 2)
@@ -359,6 +361,8 @@ def test_files_that_another_reader_may_see_otherwise_are_refused(tmp_path: Path,
                 archive.writestr("archive/data.pkl", good)
         elif case == "other folder":
             archive.writestr("other/data.pkl", good)
+        elif case == "compressed":
+            archive.writestr("archive/data/0", bytes(1000), zipfile.ZIP_DEFLATED)
     if case == "pickle in front":
         path.write_bytes(pickle.dumps(Touch(tmp_path / "executed"), 2) + path.read_bytes())
     with pytest.raises(IntegrityError, match=r"odd\.pth: "):
