@@ -59,9 +59,7 @@ def toml_text(values: Mapping[tuple[str, str], Any], recipe: str = "nnunet") -> 
         choices = f" ({' | '.join(key.choices)})" if key.choices else ""
         lines.append(f"# {key.meaning}{choices}")
         if key.table == "train" and (key.table, key.name) not in values:
-            lines.append(
-                f"#{key.name} = " + ("    # default: as nnU-Net plans it" if value is None else toml_value(value))
-            )
+            lines.append(f"#{key.name} = " + ("  # as nnU-Net plans it" if value is None else toml_value(value)))
         else:
             lines.append(f"{key.name} = {toml_value(value)}")
     return "\n".join(lines) + "\n"
@@ -78,7 +76,7 @@ def page() -> str:
         "# model.toml",
         "",
         "`model.toml` marks the root of a model's repository and holds everything that a person decides; `mreg new`",
-        "writes it with a comment at every key. Unknown keys and values of another type are errors, all reported together.",
+        "writes it with a comment at every key. Unknown keys and values of another type are errors, reported together.",
         "An editor can check it while you type with [schemas/model.schema.json](../schemas/model.schema.json).",
         "",
         "This page is generated from the code: `python docs/generate.py`.",
