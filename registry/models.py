@@ -9,6 +9,7 @@ from registry import names, notes, refs
 from registry.download import fetch
 from registry.errors import MregError
 from registry.local_model import LocalModel, show_archive
+from registry.manifest import MANIFEST_NAME
 from registry.model_facts import foreground
 from registry.published import list_releases, pick, read_manifest
 from registry.stores import open_store
@@ -79,21 +80,29 @@ def summaries(
     `{"anatomy": "gm-wm"}`; defaults count, so `{"anatomy": "sc"}` finds `model_seg_t2`. Names outside the convention
     come only with `include_all`, and never where a field is wanted.
 
-    Asks the registry once for each hundred repositories, and once for each model that fits: names are sorted out
-    before releases are asked for, and what a line says stands in the release's notes.
+    Asks GitHub once for each hundred repositories, and once for each fifty models that fit (without a token: once for
+    each): names are sorted out before releases are asked for, and what a line says stands in the release's notes.
     """
     terms = read_filters(wanted or {})
+    infos = []
     for info in store.repos():
         fields = _fields(info.name)
         fits = all(set(words) <= set(fields.get(name, ())) for name, words in terms.items())
         if fits and (fields or include_all):
-            summary = _summary(info, store.releases(info.name))
-            yield summary if summary.labels else _described(summary, store)
+            infos.append(info)
+    releases = store.newest_releases([info.name for info in infos])
+    for info in infos:
+        summary = _summary(info, releases.get(info.name, []))
+        yield summary if summary.labels else _described(summary, store)
 
 
 def _described(summary: ModelSummary, store: Store) -> ModelSummary:
     """Fill in from the manifest what the notes of a release lack, where somebody has rewritten them."""
-    manifest = read_manifest(store, summary.release) if summary.release else None
+    release = summary.release
+    if release is None or release.asset(MANIFEST_NAME) is None:
+        return summary
+    whole = next((r for r in store.releases(summary.name) if r.id == release.id), release)
+    manifest = read_manifest(store, whole)
     if manifest is None:
         return summary
     model = manifest.models[0]

@@ -69,14 +69,51 @@ def test_a_word_that_the_field_does_not_have_is_one_error():
         read_filters({"task": "nonsense"})
 
 
-def test_a_list_costs_one_request_a_page_and_one_a_model_that_fits(github, hub, tmp_path):
-    for number in range(150):
-        hub.add_repo(f"other-{number}", files={"README.md": b"x"})
-    for name in NAMES:
+@pytest.fixture
+def crowd(hub):
+    """An organisation with two pages of repositories, among them 65 models with a release each."""
+    animals = ["human", "dog", "cat", "rat", "mouse", "monkey", "pig"]
+    models = [f"model_seg_sc_{animal}_{contrast}" for animal in animals for contrast in CONTRASTS][:65]
+    for name in [*(f"other-{number}" for number in range(60)), *models]:
         hub.add_repo(name, files={"README.md": b"x"})
+    for name in models:
+        hub.add_release(name, TAG, {"x.zip": b"x"}, body=notes.write_block("", BLOCK))
     hub.requests.clear()
-    assert len(list(summaries(github, {"anatomy": "sc"}))) == 2
-    assert len(hub.requests) == 2 + 2
+    return models
+
+
+CONTRASTS = ["t1", "t2", "t2star", "dwi", "sem", "tem", "oi", "mp2rage", "psir", "stir"]
+
+
+def test_a_list_costs_one_request_for_a_hundred_repositories_and_one_for_fifty_models(github, hub, crowd):
+    assert {s.name: s.release.tag for s in summaries(github)} == dict.fromkeys(crowd, TAG)
+    assert [(r.method, r.path.partition("?")[0]) for r in hub.requests] == [
+        *[("GET", "/orgs/ivadomed/repos")] * 2,
+        *[("POST", "/graphql")] * 2,
+    ]
+
+
+def test_without_a_token_a_list_costs_one_request_for_each_model_that_fits(hub, crowd):
+    from registry.stores.github import GitHubStore
+
+    found = list(summaries(GitHubStore(hub.org), {"animal": "mouse"}))
+    assert {s.labels for s in found} == {("sc", "lesion")}
+    assert len(hub.requests) == 2 + len(found) == 2 + 10
+
+
+def test_a_server_that_knows_no_graphql_is_asked_one_by_one(github, hub, crowd):
+    hub.fault("POST", "/graphql", "status", times=9, status=404)
+    assert len(list(summaries(github, {"animal": "mouse"}))) == 10
+
+
+def test_newest_releases_are_those_of_each_repository(many):
+    found = many.newest_releases([NAME, "model_seg_t2"])
+    (release,) = many.releases(NAME)
+    (newest,) = found[NAME]
+    for name in ("id", "tag", "title", "notes", "draft", "published_at", "url"):
+        assert getattr(newest, name) == getattr(release, name)
+    assert [(a.name, a.size, a.url) for a in newest.assets] == [(a.name, a.size, a.url) for a in release.assets]
+    assert found["model_seg_t2"] == []
 
 
 def test_yanked_releases_and_drafts_are_not_the_newest(many, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from registry.errors import MregError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 DEFAULT_REGISTRY = "github:ivadomed"
 INDEX_BLOCK = "mreg"  # name of the machine-readable block in a release's notes
@@ -90,6 +90,12 @@ class Store(Protocol):
 
     def releases(self, repo: str) -> list[Release]:
         """Return the releases, newest tag first; drafts too where the token may see them."""
+
+    def newest_releases(self, repos: Sequence[str]) -> dict[str, list[Release]]:
+        """Return the newest releases of several repositories in as few requests as the registry allows.
+
+        Newest tag first. Their assets may have a name and an address only; `releases` knows them whole.
+        """
 
     def create_draft(self, repo: str, tag: str, *, title: str, notes: str) -> Release:
         """Create a draft on the head of the default branch."""

@@ -34,7 +34,7 @@ from registry.stores.first_commit import FirstCommit, read_first_commit
 from registry.stores.folder_records import DRAFT, RepoRecord, copy, read_record, read_release, sweep, write_release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -110,6 +110,10 @@ class FolderStore:
             except NotFoundError:  # published or deleted between the listing and the reading
                 continue
         return newest_first(found)
+
+    def newest_releases(self, repos: Sequence[str]) -> dict[str, list[Release]]:
+        """Return the releases of several repositories."""
+        return {repo: self.releases(repo) for repo in repos}
 
     def create_draft(self, repo: str, tag: str, *, title: str, notes: str) -> Release:
         """Create a draft on the repository's commit."""

@@ -16,10 +16,11 @@ from registry.stores.contract import check_asset, check_repo_name, check_tag, ne
 from registry.stores.first_commit import read_first_commit
 from registry.stores.github_api import GitHubApi, Pace, Refusal, Spoiled
 from registry.stores.github_assets import CHUNK_BYTES, AssetSource, AssetStream, send
+from registry.stores.github_overview import newest_releases
 from registry.stores.github_repo import GitHubRepo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 Json = dict[str, Any]
@@ -90,6 +91,13 @@ class GitHubStore:
         with _expecting(place.where):
             found = self._api.pages(f"{place.path}/releases", where=place.where, what="list the releases")
             return newest_first(_release(document, repo) for document in found)
+
+    def newest_releases(self, repos: Sequence[str]) -> dict[str, list[Release]]:
+        """Return the newest releases of several repositories: fifty a request with a token, else one."""
+        if self._api.token:
+            with contextlib.suppress(MregError), _expecting(self.org):  # an old server, or a token of another kind
+                return newest_releases(self._api, self.org, repos)
+        return {repo: self.releases(repo) for repo in repos}
 
     def create_draft(self, repo: str, tag: str, *, title: str, notes: str) -> Release:
         """Create a draft on the head of the default branch."""

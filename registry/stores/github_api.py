@@ -144,6 +144,14 @@ class GitHubApi:
             yield from entries
             page, more = page + 1, 'rel="next"' in headers.get("link", "")
 
+    def query(self, text: str, *, where: str, what: str) -> dict[str, Any]:
+        """Return the data of a GraphQL query; what GitHub does not find or show is None in it."""
+        answer = self.call("POST", self._requester.graphql_url, {"query": text}, where=where, what=what)
+        data = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(data, dict):
+            raise RegistryError(f"{where}: cannot {what}: {self.url} does not answer GraphQL")
+        return data
+
     def require(self, needs: str, where: str, what: str) -> None:
         """Raise where a write has no token."""
         if needs and not self.token:

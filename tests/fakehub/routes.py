@@ -41,6 +41,26 @@ def rate_limit(hub: FakeHub, request: Request) -> Answer:
     return Answer({"resources": {"core": rate, "search": rate}, "rate": rate})
 
 
+@route("POST /graphql")
+def graphql(hub: FakeHub, request: Request) -> Answer:
+    """The one query that the store asks: the releases of several repositories, each under an alias."""
+    if not request.login:
+        raise HubError(401, "This endpoint requires you to be authenticated.")
+    data: dict[str, Any] = {}
+    errors = []
+    for alias, owner, name in re.findall(
+        r'(\w+): repository\(owner: "([^"]+)", name: "([^"]+)"\)', request.body["query"]
+    ):
+        found = hub.state["repos"].get(f"{owner}/{name}")
+        if found is None or found not in hub.visible_repos(owner, request.can):
+            data[alias] = None
+            errors.append({"type": "NOT_FOUND", "path": [alias], "message": f"Could not resolve to {owner}/{name}."})
+            continue
+        seen = [r for r in found["releases"].values() if not r["draft"] or "contents" in request.can]
+        data[alias] = {"releases": {"nodes": [views.release_node(hub, found, r) for r in seen[:-21:-1]]}}
+    return Answer({"data": data, **({"errors": errors} if errors else {})})
+
+
 @route("GET /user")
 def me(hub: FakeHub, request: Request) -> Answer:
     if not request.login:

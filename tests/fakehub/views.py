@@ -123,6 +123,17 @@ def release(hub: FakeHub, repo: dict[str, Any], release: dict[str, Any]) -> dict
     }  # fmt: skip
 
 
+def release_node(hub: FakeHub, repo: dict[str, Any], release_: dict[str, Any]) -> dict[str, Any]:
+    """A release as GraphQL names its fields."""
+    view = release(hub, repo, release_)
+    assets = [{"name": a["name"], "size": a["size"], "downloadUrl": a["browser_download_url"]} for a in view["assets"]]
+    return {
+        "databaseId": view["id"], "tagName": view["tag_name"], "name": view["name"], "description": view["body"],
+        "isDraft": view["draft"], "publishedAt": view["published_at"], "immutable": view["immutable"],
+        "url": view["html_url"], "releaseAssets": {"nodes": assets},
+    }  # fmt: skip
+
+
 def git_commit(hub: FakeHub, repo: dict[str, Any], commit: dict[str, Any]) -> dict[str, Any]:
     """A commit of the git database."""
     place = f"{repo['owner']}/{repo['name']}"
