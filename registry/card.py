@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 CARD = "README.md"
 START, END = "<!-- mreg:metrics -->", "<!-- /mreg:metrics -->"
 COLUMNS = {  # key of evaluation.json → heading, decimals
-    "dice": ("Dice", 3),
+    "dice": ("Dice", 2),
     "hd95_mm": ("HD95 (mm)", 2),
-    "precision": ("precision", 3),
-    "recall": ("recall", 3),
+    "precision": ("precision", 2),
+    "recall": ("recall", 2),
     "volume_difference_ml": ("volume difference (ml)", 2),
     "volume_difference_percent": ("volume difference (%)", 1),
 }
@@ -53,7 +53,7 @@ def table(evaluation: dict[str, Any]) -> str:
     lines.append("|---|" + "---:|" * len(COLUMNS))
     for label, mean in evaluation["mean"].items():
         values = [_value(mean.get(key), decimals) for key, (_, decimals) in COLUMNS.items()]
-        lines.append(f"| {label} | " + " | ".join(values) + " |")
+        lines.append(f"| {label.replace('|', '/')} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 
 

@@ -1,0 +1,72 @@
+"""The metrics in a model's card."""
+
+from registry.card import END, START, write_metrics
+
+EVALUATION = {
+    "dataset": "Dataset501_SpinalCordT2w",
+    "split": "test",
+    "checkpoint": "checkpoint_final.pth",
+    "folds": [0, 1],
+    "half": False,
+    "cases": {"sub-01": {}, "sub-02": {}},
+    "mean": {
+        "sc": {
+            "dice": 0.91234,
+            "hd95_mm": 1.5,
+            "precision": 0.9,
+            "recall": 0.88,
+            "volume_difference_ml": -0.25,
+            "volume_difference_percent": -3.14,
+        },
+        "lesion": {"dice": None, "hd95_mm": None},
+    },
+}
+
+
+def test_the_table_replaces_what_stood_between_the_marks_and_nothing_else(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text(f"# Träger\r\n{START}\nstale\n{END}\nafter\n", newline="")
+    write_metrics(tmp_path, EVALUATION)
+    text = card.read_bytes().decode()
+    assert text.startswith(f"# Träger\r\n{START}\n")
+    assert text.endswith(f"\n{END}\nafter\n")
+    assert "stale" not in text
+    assert "| sc | 0.91 | 1.50 | 0.90 | 0.88 | -0.25 | -3.1 |" in text
+    assert "| lesion | not defined | not defined |" in text
+    for fact in ("2 cases", "split test", "Dataset501_SpinalCordT2w", "checkpoint_final.pth", "folds 0, 1"):
+        assert fact in text
+
+
+def test_the_same_measurement_twice_leaves_the_file_alone(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text(f"{START}\n{END}\n")
+    write_metrics(tmp_path, EVALUATION)
+    first = card.stat()
+    write_metrics(tmp_path, EVALUATION)
+    assert (card.stat().st_ino, card.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+
+
+def test_a_new_measurement_takes_the_place_of_the_old_one(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text(f"{START}\n{END}\n")
+    write_metrics(tmp_path, EVALUATION)
+    write_metrics(tmp_path, EVALUATION | {"half": True, "folds": ["all"], "cases": {"sub-03": {}}})
+    text = card.read_text()
+    assert text.count("| label |") == 1
+    assert "Mean of 1 case (" in text
+    assert "half precision" in text
+    assert "fold all" in text
+
+
+def test_a_card_without_a_block_is_left_alone_with_a_warning(tmp_path, capsys):
+    card = tmp_path / "README.md"
+    card.write_text(f"# Card\n{END}\n{START}\n")
+    write_metrics(tmp_path, EVALUATION)
+    assert card.read_text() == f"# Card\n{END}\n{START}\n"
+    assert START in capsys.readouterr().err
+
+
+def test_a_repo_without_a_card_gets_none(tmp_path, capsys):
+    write_metrics(tmp_path, EVALUATION)
+    assert list(tmp_path.iterdir()) == []
+    assert "README.md" in capsys.readouterr().err
