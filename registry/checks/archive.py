@@ -1,0 +1,207 @@
+"""Rules on a release archive: its layout as SCT's installer sees it, its name, and what should not be in it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from registry import names
+from registry.checks import model, privacy
+from registry.checks.rules import read_object, rule
+from registry.manifest import MANIFEST_NAME
+from registry.manifest import read as read_manifest
+from registry.tree import ZipTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from registry.findings import Finding
+
+Draft = tuple[str, str, str]
+TRAINER = "nnUNetTrainer"
+LARGEST_ASSET = (1 << 31) - 1  # bytes, GitHub's limit
+CHUNK = 1 << 20
+CROP_KEYS = {f"pad_{side}" for side in ("superior", "inferior", "left", "right", "anterior", "posterior")}
+
+
+@dataclass
+class Archive:
+    """A zip and where SCT finds the model in it."""
+
+    path: Path
+    tree: ZipTree
+
+    @cached_property
+    def wrapper(self) -> str:
+        """Return the one top folder that SCT strips (with a slash), "" where it strips none.
+
+        SCT strips a single top entry (`__MACOSX` does not count) that is a folder and has no nnUNetTrainer in its name.
+        """
+        paths = [info.filename for info in self.tree.zip.infolist()]
+        top = {path.partition("/")[0] for path in paths} - {"__MACOSX", ""}
+        if len(top) != 1:
+            return ""
+        (name,) = top
+        is_folder = all("/" in path for path in paths if path.partition("/")[0] == name)
+        return f"{name}/" if is_folder and TRAINER not in name else ""
+
+    @cached_property
+    def trainers(self) -> dict[str, bool]:
+        """Return each name at SCT's root that starts with nnUNetTrainer, and whether it is a folder."""
+        found: dict[str, bool] = {}
+        for info in self.tree.zip.infolist():
+            if info.filename.startswith(self.wrapper):
+                name, slash, _ = info.filename.removeprefix(self.wrapper).partition("/")
+                if name.startswith(TRAINER):
+                    found[name] = found.get(name, False) or bool(slash)
+        return found
+
+    @cached_property
+    def model(self) -> model.ModelFiles | None:
+        """Return the trainer folder, None where SCT finds none or several."""
+        folders = [name for name, is_folder in self.trainers.items() if is_folder]
+        if len(self.trainers) != 1 or not folders:
+            return None
+        return model.ModelFiles(self.tree, f"{self.wrapper}{folders[0]}/", folders[0], released=True)
+
+
+@rule("ARCHIVE001")
+def one_trainer_folder(archive: Archive) -> Iterator[Draft]:
+    """SCT finds exactly one nnUNetTrainer… folder, at the root or in a single top folder."""
+    if archive.model is None:
+        what = (
+            ", ".join(sorted(archive.trainers))
+            or f"none{f' in {archive.wrapper}' if archive.wrapper else ' at the root'}"
+        )
+        yield archive.wrapper, f"SCT wants one folder {TRAINER}…, it finds: {what}", "mreg package builds the layout"
+
+
+@rule("ARCHIVE002")
+def nothing_is_taken_for_monai(archive: Archive) -> Iterator[Draft]:
+    """No .ckpt file is anywhere: SCT would take the model for MONAI's."""
+    for path in archive.tree.files():
+        if path.endswith(".ckpt"):
+            yield path, "SCT takes an archive with a .ckpt for a MONAI model and crashes", "remove it"
+
+
+@rule("ARCHIVE003")
+def members_stay_inside(archive: Archive) -> Iterator[Draft]:
+    """No member leaves the folder, is a link, or stands twice."""
+    seen: set[str] = set()
+    for info in archive.tree.zip.infolist():
+        name = info.orig_filename
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+            yield name, "would be written outside the folder", "do not unpack it"
+        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            yield name, "is a link or a device", "do not unpack it"
+        elif name in seen:
+            yield name, "stands twice in the archive", "build it again"
+        seen.add(name)
+
+
+@rule("ARCHIVE004", "warning")
+def no_stray_files(archive: Archive) -> Iterator[Draft]:
+    """No files of the operating system or of unfinished work."""
+    for path in archive.tree.files():
+        parts = path.split("/")
+        if "__MACOSX" in parts or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            yield path, "a file of the operating system", "mreg package takes the model's files only"
+
+
+@rule("ARCHIVE005", "warning")
+def name_says_which_release(archive: Archive) -> Iterator[Draft]:
+    """The file's name ends in a valid tag and .zip, with safe characters only."""
+    name = archive.path.name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+@-]*\.zip", name):
+        yield (
+            "",
+            f"{name!r}: GitHub would change the name, or SCT not unpack it",
+            "letters, digits and . _ + @ - and .zip",
+        )
+    found = re.search(r"-(r\d+|v\d[\w.]*)\.zip$", name)
+    if found is None:
+        yield "", f"{name!r} does not say which release it is", "<repo>[-<variant>]-rYYYYMMDD.zip"
+    elif found[1].startswith("r") and names.check_tag(found[1]):
+        yield "", f"{found[1]!r} is no date", "rYYYYMMDD"
+
+
+@rule("ARCHIVE006")
+def fits_github(archive: Archive) -> Iterator[Draft]:
+    """The archive is small enough for a GitHub asset."""
+    size = archive.path.stat().st_size
+    if size > LARGEST_ASSET:
+        yield "", f"{size} bytes, GitHub takes {LARGEST_ASSET}", "mreg package --half, or fewer folds"
+
+
+@rule("ARCHIVE007")
+def bytes_are_the_manifests(archive: Archive) -> Iterator[Draft]:
+    """The archive and its members are those of the manifest beside it."""
+    path = archive.path.parent / MANIFEST_NAME
+    if not path.is_file():
+        return
+    manifest = read_manifest(path)
+    entry = manifest.model(archive.path.name)
+    if entry is None:
+        yield MANIFEST_NAME, f"does not name {archive.path.name}", "keep an archive and its manifest together"
+        return
+    asset = next(a for a in manifest.assets if a.name == archive.path.name)
+    if asset.size != archive.path.stat().st_size:
+        yield "", f"{archive.path.stat().st_size} bytes, the manifest says {asset.size}", "fetch or pack it again"
+    wanted = {member.path: member.sha256 for member in entry.members}
+    for missing in sorted(set(wanted) - set(archive.tree.files())):
+        yield missing, "the manifest names it, the archive has it not", "fetch or pack it again"
+    for extra in sorted(set(archive.tree.files()) - set(wanted)):
+        yield extra, "the manifest does not name it", "fetch or pack it again"
+    for name in sorted(set(wanted) & set(archive.tree.files())):
+        if _digest(archive.tree, name) != wanted[name]:
+            yield name, "other bytes than the manifest says", "fetch or pack it again"
+
+
+def _digest(tree: ZipTree, name: str) -> str:
+    """Return a member's SHA-256, "" where it cannot be read to its end."""
+    digest = hashlib.sha256()
+    with tree.open(name) as file:
+        try:
+            while block := file.read(CHUNK):
+                digest.update(block)
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError):
+            return ""
+    return digest.hexdigest()
+
+
+@rule("ARCHIVE008", "warning")
+def crop_metadata_is_found(archive: Archive) -> Iterator[Draft]:
+    """crop_metadata.json lies beside the trainer folder and has all six paddings."""
+    for path in archive.tree.files():
+        if path.rpartition("/")[2] != "crop_metadata.json":
+            continue
+        if path != f"{archive.wrapper}crop_metadata.json":
+            yield path, "SCT looks beside the trainer folder and does not find it", "move it beside the trainer folder"
+        document = read_object(archive.tree, path)
+        if document is None or CROP_KEYS - set(document):
+            missing = ", ".join(sorted(CROP_KEYS - set(document or {})))
+            yield path, f"lacks {missing}", "all six paddings, in mm"
+
+
+RULES = [
+    one_trainer_folder, nothing_is_taken_for_monai, members_stay_inside, no_stray_files, name_says_which_release,
+    fits_github, bytes_are_the_manifests, crop_metadata_is_found,
+]  # fmt: skip
+
+
+def findings(path: Path) -> Iterator[Finding]:
+    """Yield all findings on an archive."""
+    with ZipTree(path) as tree:
+        archive = Archive(path, tree)
+        for entry in RULES:
+            yield from entry.run(archive)
+        if archive.model is not None:
+            yield from model.findings(archive.model)
+        yield from privacy.findings(tree)

@@ -1,0 +1,320 @@
+"""Rules on a model's files: a trainer folder, in an archive or as a run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from registry import checkpoints, orientation
+from registry.checks.rules import LARGEST_TEXT, read_object, rule
+from registry.errors import MregError
+from registry.labels import check_labels
+from registry.schemas import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from registry.checkpoints import Checkpoint
+    from registry.findings import Finding
+    from registry.tree import Tree
+
+FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
+Draft = tuple[str, str, str]  # path, message, hint
+# nnU-Net's own checkpoints hold these; they run nothing, but not every version loads them.
+HARMLESS = ("numpy.", "torch.device")
+# Trainers of nnunetv2-neuropoly 2.6.2, which SCT installs, begin with this name and a suffix that nnU-Net chose;
+# whether one is stock is decided by whether a trainer_class.py ships with it.
+STOCK = re.compile(r"nnUNetTrainer(_?\d+epochs?.*|_?No.*|_?[A-Z]\w*)?")
+
+
+@dataclass
+class ModelFiles:
+    """A trainer folder at `prefix` of a tree ("" or a path that ends with a slash)."""
+
+    tree: Tree
+    prefix: str
+    folder: str  # TRAINER__PLANS__CONFIGURATION
+    released: bool  # whether strangers get these files
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Return the paths inside the folder."""
+        return [p.removeprefix(self.prefix) for p in self.tree.files() if p.startswith(self.prefix)]
+
+    @cached_property
+    def dataset_json(self) -> dict[str, Any] | None:
+        """Return dataset.json."""
+        return read_object(self.tree, f"{self.prefix}dataset.json")
+
+    @cached_property
+    def plans(self) -> dict[str, Any] | None:
+        """Return plans.json."""
+        return read_object(self.tree, f"{self.prefix}plans.json")
+
+    @cached_property
+    def folds(self) -> dict[str, set[str]]:
+        """Return fold folder → names of the files directly in it."""
+        found: dict[str, set[str]] = {}
+        for path in self.files:
+            top, _, rest = path.partition("/")
+            if rest and top.startswith("fold_"):
+                found.setdefault(top, set()).add(rest)
+        return found
+
+    @cached_property
+    def checkpoints(self) -> dict[str, Checkpoint | MregError]:
+        """Return path → description of each final checkpoint, or why there is none; nothing is executed."""
+        found: dict[str, Checkpoint | MregError] = {}
+        for path in (f"{self.prefix}{fold}/{FINAL}" for fold, names in self.folds.items() if FINAL in names):
+            try:
+                with self.tree.open(path) as file:
+                    found[path] = checkpoints.read_metadata(file)
+            except MregError as error:
+                found[path] = error
+        return found
+
+    @property
+    def described(self) -> dict[str, Checkpoint]:
+        """Return the checkpoints that could be read."""
+        return {path: found for path, found in self.checkpoints.items() if not isinstance(found, MregError)}
+
+    def at(self, path: str) -> str:
+        """Return a path as the tree knows it."""
+        return f"{self.prefix}{path}"
+
+
+@rule("JSON001")
+def json_is_readable(model: ModelFiles) -> Iterator[Draft]:
+    """Every JSON file is JSON."""
+    for path in model.files:
+        if not path.endswith(".json") or model.tree.size(model.at(path)) > LARGEST_TEXT:
+            continue
+        try:
+            json.loads(model.tree.read_bytes(model.at(path)))
+        except (ValueError, RecursionError) as error:
+            yield model.at(path), f"not JSON: {error}", "write it again"
+        except MregError as error:
+            yield model.at(path), error.message, error.hint
+
+
+@rule("MODEL001")
+def contents_are_there(model: ModelFiles) -> Iterator[Draft]:
+    """dataset.json, plans.json and a fold are in the trainer folder."""
+    for name, found in (("dataset.json", model.dataset_json), ("plans.json", model.plans)):
+        if found is None:
+            yield (
+                model.at(name),
+                f"no readable {name}: neither SCT nor nnU-Net can load the model",
+                "pack it: mreg package",
+            )
+    if not model.folds:
+        yield model.at("fold_0"), "no fold_N folder", "pack a finished run: mreg package"
+
+
+@rule("MODEL002")
+def folds_are_numbers(model: ModelFiles) -> Iterator[Draft]:
+    """Folds are fold_0, fold_1 …, or fold_all alone."""
+    names = [fold for fold in model.folds if not re.fullmatch(r"fold_\d+", fold)]
+    for fold in names:
+        if fold != "fold_all" or len(model.folds) > 1:
+            yield model.at(fold), f"{fold} beside {len(model.folds) - 1} others: SCT stops with ValueError", "remove it"
+
+
+@rule("MODEL003")
+def every_fold_has_one_kind_of_checkpoint(model: ModelFiles) -> Iterator[Draft]:
+    """Every fold has checkpoint_final.pth (or every fold checkpoint_best.pth)."""
+    finals = {fold for fold, names in model.folds.items() if FINAL in names}
+    bests = {fold for fold, names in model.folds.items() if BEST in names}
+    if finals and finals != set(model.folds):
+        for fold in sorted(set(model.folds) - finals):
+            yield (
+                model.at(fold),
+                f"no {FINAL}, other folds have one: SCT cannot load this fold",
+                "train it to the end, or remove it",
+            )
+    elif not finals and bests != set(model.folds):
+        for fold in sorted(set(model.folds) - bests):
+            yield model.at(fold), f"no {FINAL}", "train the fold to the end"
+
+
+@rule("MODEL004", "warning")
+def checkpoint_is_the_final_one(model: ModelFiles) -> Iterator[Draft]:
+    """checkpoint_final.pth is shipped, and nothing else."""
+    for fold, names in model.folds.items():
+        if BEST in names and model.released:
+            extra = "beside the final one" if FINAL in names else "in place of the final one, which is evaluated"
+            yield model.at(f"{fold}/{BEST}"), f"{BEST} {extra}", f"ship {FINAL} only"
+        if "checkpoint_latest.pth" in names and model.released:
+            yield model.at(f"{fold}/checkpoint_latest.pth"), "an unfinished training's checkpoint", "remove it"
+
+
+@rule("MODEL005")
+def folder_name_matches(model: ModelFiles) -> Iterator[Draft]:
+    """The folder is TRAINER__PLANS__CONFIGURATION of its checkpoints and plans."""
+    parts = model.folder.split("__")
+    if len(parts) != 3:  # noqa: PLR2004 - trainer, plans, configuration
+        yield model.prefix, f"folder {model.folder!r} is not TRAINER__PLANS__CONFIGURATION", "pack it: mreg package"
+        return
+    trainer, plans, configuration = parts
+    configurations = (model.plans or {}).get("configurations")
+    if isinstance(configurations, dict) and configuration not in configurations:
+        yield (
+            model.at("plans.json"),
+            f"no configuration {configuration!r}, which the folder names",
+            "pack the run again",
+        )
+    if model.plans and model.plans.get("plans_name") not in (None, plans):
+        yield (
+            model.at("plans.json"),
+            f"plans_name {model.plans['plans_name']!r}, the folder says {plans!r}",
+            "pack the run again",
+        )
+    for path, found in model.described.items():
+        if found.trainer_name != trainer:
+            yield path, f"trainer_name {found.trainer_name!r}, the folder says {trainer!r}", "do not rename the folder"
+        if found.configuration != configuration:
+            yield (
+                path,
+                f"configuration {found.configuration!r}, the folder says {configuration!r}",
+                "do not rename the folder",
+            )
+
+
+@rule("MODEL006", "warning")
+def fingerprint_matches(model: ModelFiles) -> Iterator[Draft]:
+    """dataset_fingerprint.json describes numTraining cases."""
+    fingerprint = read_object(model.tree, model.at("dataset_fingerprint.json"))
+    count = (model.dataset_json or {}).get("numTraining")
+    if fingerprint is None or not isinstance(count, int):
+        return
+    for key in ("spacings", "shapes_after_crop"):
+        values = fingerprint.get(key)
+        if isinstance(values, list) and len(values) != count:
+            yield (
+                model.at("dataset_fingerprint.json"),
+                f"{len(values)} {key}, dataset.json says {count} cases",
+                "pack the run again",
+            )
+
+
+@rule("MODEL007", "warning")
+def one_channel(model: ModelFiles) -> Iterator[Draft]:
+    """The model has one input channel: SCT has no way to give it more."""
+    channels = (model.dataset_json or {}).get("channel_names")
+    if isinstance(channels, dict) and len(channels) > 1:
+        yield model.at("dataset.json"), f"{len(channels)} channels: SCT cannot run it", "nnU-Net and mreg predict can"
+
+
+@rule("ORIENT001")
+def orientation_is_written(model: ModelFiles) -> Iterator[Draft]:
+    """dataset.json says image_orientation."""
+    if model.dataset_json is not None:
+        yield from missing_orientation(model.dataset_json, model.at("dataset.json"))
+
+
+@rule("CKPT001")
+def checkpoint_is_whole(model: ModelFiles) -> Iterator[Draft]:
+    """Each checkpoint can be read and is nnU-Net's."""
+    for path, found in model.checkpoints.items():
+        if isinstance(found, MregError):
+            yield path, found.message, found.hint or "pack or fetch it again"
+
+
+@rule("CKPT002")
+def checkpoint_executes_nothing(model: ModelFiles) -> Iterator[Draft]:
+    """A checkpoint holds tensors and plain values only (it loads with weights_only=True)."""
+    for path, found in model.described.items():
+        dangerous = [name for name in found.unsafe if not name.startswith(HARMLESS)]
+        if dangerous or (found.unsafe and model.released):
+            listed = ", ".join(found.unsafe[:5])
+            yield path, f"would call {listed} when it is loaded", "do not load it; pack the run with mreg package"
+
+
+@rule("CKPT003", "warning")
+def checkpoint_is_slim(model: ModelFiles) -> Iterator[Draft]:
+    """A released checkpoint holds no optimiser state."""
+    for path, found in model.described.items():
+        if model.released and "optimizer_state" in found.keys:
+            yield path, "holds the optimiser's state: twice the size", "mreg package leaves it out"
+
+
+@rule("TRAINER001")
+def custom_trainer_ships_its_class(model: ModelFiles) -> Iterator[Draft]:
+    """trainer_class.py defines the checkpoint's trainer, and get_trainer_class() for SCT."""
+    names = {found.trainer_name for found in model.described.values()}
+    path = model.at("trainer_class.py")
+    if "trainer_class.py" not in model.files:
+        for name in sorted(name for name in names if not STOCK.fullmatch(name)):
+            yield (
+                path,
+                f"trainer {name} is none of nnU-Net's and has no trainer_class.py",
+                "add the file that defines it",
+            )
+        return
+    try:
+        source = ast.parse(model.tree.read_bytes(path))
+    except (SyntaxError, ValueError) as error:
+        yield path, f"not Python: {error}", "mend it"
+        return
+    classes = {node.name: node for node in source.body if isinstance(node, ast.ClassDef)}
+    functions = {node.name for node in source.body if isinstance(node, ast.FunctionDef)}
+    for name in sorted(names - set(classes)):
+        yield path, f"no class {name}, which the checkpoint names", "rename the class, or ship the right file"
+    for name in sorted(names & set(classes)):
+        if not any("nnUNetTrainer" in ast.unparse(base) for base in classes[name].bases):
+            yield path, f"class {name} does not derive from nnUNetTrainer", "derive it"
+    if model.released and "get_trainer_class" not in functions:
+        yield path, "no get_trainer_class(): SCT ignores the file", "mreg package adds it"
+
+
+RULES = [
+    json_is_readable, contents_are_there, folds_are_numbers, every_fold_has_one_kind_of_checkpoint,
+    checkpoint_is_the_final_one, folder_name_matches, fingerprint_matches, one_channel, orientation_is_written,
+    checkpoint_is_whole, checkpoint_executes_nothing, checkpoint_is_slim, custom_trainer_ships_its_class,
+]  # fmt: skip
+
+
+def findings(model: ModelFiles) -> Iterator[Finding]:
+    """Yield what all rules find, and what the schemas and the labels' semantics say."""
+    for entry in RULES:
+        yield from entry.run(model)
+    if model.dataset_json is not None:
+        yield from dataset_document(model.dataset_json, model.at("dataset.json"))
+    if model.plans is not None:
+        yield from validate("plans", model.plans, model.at("plans.json"))
+
+
+def dataset_document(document: dict[str, Any], path: str) -> Iterator[Finding]:
+    """Yield what schema and label semantics find in a dataset.json."""
+    found = [
+        f
+        for f in validate("dataset", document, path)
+        if "image_orientation" not in f.message or "image_orientation" in document
+    ]
+    yield from found
+    if not any(finding.level == "error" for finding in found):
+        yield from check_labels(document, path)
+
+
+def missing_orientation(document: dict[str, Any], path: str) -> Iterator[Draft]:
+    """Say that image_orientation is missing, or is none of the 48 codes."""
+    code = document.get("image_orientation")
+    if code is None:
+        other = f"; the key is not {'orientation'!r}" if "orientation" in document else ""
+        yield (
+            path,
+            f"no image_orientation: SCT takes it for LPI, which may be wrong without a word{other}",
+            'for example "image_orientation": "RPI"',
+        )
+    elif not orientation.is_valid(code):
+        guess = str(code).strip().upper()
+        hint = (
+            f"did you mean {orientation.describe(guess)}?"
+            if orientation.is_valid(guess)
+            else "three capitals, one of R/L, A/P and I/S"
+        )
+        yield path, f"image_orientation {code!r} is none of the 48 codes: SCT stops, or takes it for another", hint

@@ -1,0 +1,158 @@
+"""Rules on a model's repo: its name, model.toml, contract and the papers that readers look for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from registry import model_toml, names
+from registry.checks import model
+from registry.checks.rules import read_object, rule
+from registry.errors import MregError
+from registry.tree import DiskTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from registry.findings import Finding
+    from registry.model_toml import ModelToml
+
+Draft = tuple[str, str, str]
+CARD_SECTIONS = ("Install", "Data", "Citation", "Licence")
+OLD_SCT = re.compile(r"sct_deepseg[^\n]*\s-(?:install-)?task\b")
+
+
+@dataclass
+class RepoFiles:
+    """A working copy without its data, runs and archives."""
+
+    root: Path
+    tree: DiskTree
+
+    @cached_property
+    def toml(self) -> ModelToml | MregError:
+        """Return model.toml, or what is wrong with it."""
+        try:
+            return model_toml.read(self.root / model_toml.FILE_NAME)
+        except MregError as error:
+            return error
+
+    @cached_property
+    def dataset_json(self) -> dict[str, Any] | None:
+        """Return the contract, None before the first training."""
+        return read_object(self.tree, "dataset.json") if (self.root / "dataset.json").is_file() else None
+
+    def text(self, name: str) -> str:
+        """Return a text file's content, "" where it is missing."""
+        path = self.root / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+@rule("REPO001")
+def model_toml_is_valid(repo: RepoFiles) -> Iterator[Draft]:
+    """model.toml is TOML with known keys and allowed values."""
+    if isinstance(repo.toml, MregError):
+        yield "model.toml", repo.toml.message.removeprefix(f"{repo.root / 'model.toml'}: "), repo.toml.hint
+
+
+@rule("NAME001", "warning")
+def name_is_canonical(repo: RepoFiles) -> Iterator[Draft]:
+    """The name follows the convention to the letter."""
+    if not isinstance(repo.toml, MregError):
+        result = names.parse(repo.toml.model.name)
+        if result.warnings:
+            yield "model.toml", f"{result.name}: {', '.join(result.warnings)}", f"canonical: {result.canonical}"
+
+
+@rule("NAME002", "warning")
+def folder_has_the_name(repo: RepoFiles) -> Iterator[Draft]:
+    """The folder is called as the model."""
+    if not isinstance(repo.toml, MregError) and repo.root.name != repo.toml.model.name:
+        yield "model.toml", f"name {repo.toml.model.name!r}, the folder is {repo.root.name!r}", "rename one of them"
+
+
+@rule("NAME003", "warning")
+def name_agrees_with_the_labels(repo: RepoFiles) -> Iterator[Draft]:
+    """As many channels in dataset.json as contrasts in the name, and each label's anatomy is named."""
+    if isinstance(repo.toml, MregError) or repo.dataset_json is None:
+        return
+    fields = names.parse(repo.toml.model.name).fields or {}
+    channels, contrasts = repo.dataset_json.get("channel_names"), fields.get("contrast", [])
+    if isinstance(channels, dict) and 1 < len(contrasts) != len(channels) and len(channels) > 1:
+        yield "dataset.json", f"{len(channels)} channels, the name has {len(contrasts)} contrasts", "mend one of them"
+
+
+@rule("REPO002", "warning")
+def licence_is_there(repo: RepoFiles) -> Iterator[Draft]:
+    """A LICENSE file says what others may do."""
+    if not any((repo.root / name).is_file() for name in ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE")):
+        yield "LICENSE", "no licence file", "add one; mreg new writes it"
+
+
+@rule("REPO003", "warning")
+def citation_is_there(repo: RepoFiles) -> Iterator[Draft]:
+    """CITATION.cff says how to cite the model."""
+    if not repo.text("CITATION.cff").strip():
+        yield "CITATION.cff", "no CITATION.cff", "add one; mreg new writes it"
+
+
+@rule("REPO004", "warning")
+def card_has_its_sections(repo: RepoFiles) -> Iterator[Draft]:
+    """README.md is a model card: it exists and has a metrics table."""
+    text = repo.text("README.md")
+    if not text.strip():
+        yield "README.md", "no model card", "mreg new writes one"
+    elif "<!-- mreg:metrics -->" not in text:
+        yield "README.md", "no block <!-- mreg:metrics -->: mreg evaluate cannot fill in the figures", "add it"
+
+
+@rule("REPO005", "warning")
+def card_shows_todays_commands(repo: RepoFiles) -> Iterator[Draft]:
+    """README.md does not show SCT commands that were removed."""
+    found = OLD_SCT.search(repo.text("README.md"))
+    if found:
+        yield "README.md", f"shows a removed syntax: {found[0]}", "sct_deepseg TASK -i IMAGE"
+
+
+@rule("REPO006")
+def data_stay_out_of_git(repo: RepoFiles) -> Iterator[Draft]:
+    """.gitignore keeps data, runs and archives out of the repository."""
+    if isinstance(repo.toml, MregError) or not (repo.root / ".git").exists():
+        return
+    ignored = {line.strip().strip("/") for line in repo.text(".gitignore").splitlines()}
+    for folder in (repo.toml.paths.data, repo.toml.paths.runs, repo.toml.paths.dist):
+        if folder.strip("/") not in ignored:
+            yield ".gitignore", f"does not name {folder}/", f"add the line {folder}/"
+
+
+@rule("ORIENT002")
+def contract_says_the_orientation(repo: RepoFiles) -> Iterator[Draft]:
+    """The repo's dataset.json says image_orientation."""
+    if repo.dataset_json is not None:
+        yield from model.missing_orientation(repo.dataset_json, "dataset.json")
+
+
+@rule("JSON002")
+def contract_is_json(repo: RepoFiles) -> Iterator[Draft]:
+    """The repo's dataset.json is a JSON object."""
+    if (repo.root / "dataset.json").is_file() and repo.dataset_json is None:
+        yield "dataset.json", "not a JSON object", "mend it, or remove it: mreg train writes it"
+
+
+RULES = [
+    model_toml_is_valid, name_is_canonical, folder_has_the_name, name_agrees_with_the_labels, licence_is_there,
+    citation_is_there, card_has_its_sections, card_shows_todays_commands, data_stay_out_of_git,
+    contract_says_the_orientation, contract_is_json,
+]  # fmt: skip
+
+
+def findings(root: Path) -> Iterator[Finding]:
+    """Yield all findings on a working copy."""
+    repo = RepoFiles(root, DiskTree(root))
+    for entry in RULES:
+        yield from entry.run(repo)
+    if repo.dataset_json is not None:
+        yield from model.dataset_document(repo.dataset_json, "dataset.json")
