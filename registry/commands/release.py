@@ -1,0 +1,81 @@
+"""`mreg release`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from registry import output
+from registry.commands._options import json_option, registry_option
+
+
+@click.command("release")
+@click.argument("repo", type=click.Path(path_type=Path, exists=True), default=Path())
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Folder of the run [default: the newest complete one].",
+)
+@click.option("--tag", default="", metavar="TAG", help="Tag of the release [default: rYYYYMMDD of today].")
+@click.option(
+    "--layout",
+    type=click.Choice(["root", "dataset"]),
+    default=None,
+    help="Trainer folder at the archive's root, or in DatasetNNN_Name/ [default: model.toml].",
+)
+@click.option("--half", is_flag=True, help="Store the weights in half precision.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--draft", is_flag=True, help="Stop before the publication.")
+@click.option(
+    "--publish-with",
+    type=click.Choice(["direct", "actions"]),
+    default="direct",
+    show_default=True,
+    help="Who publishes: this machine, or the repository's workflow.",
+)
+@registry_option
+@json_option
+def command(
+    repo: Path,
+    run: Path | None,
+    tag: str,
+    layout: str | None,
+    half: bool,
+    dry_run: bool,
+    draft: bool,
+    publish_with: str,
+    registry: str | None,
+    as_json: bool,
+) -> None:
+    """Publish a model's archive as a release.
+
+    Checks, packs, uploads to a draft, compares digests, publishes and reads back. After any interruption run it again:
+    it continues. A published file is never replaced.
+
+    \b
+    Examples:
+      mreg release --dry-run
+      mreg release --tag r20260131
+      mreg release path/to/model_seg_sc_t2 --registry dir:/srv/models
+    """
+    from registry.releases import release_path
+
+    outcome = release_path(
+        repo,
+        registry,
+        run=run,
+        tag=tag,
+        layout=layout or "",
+        half=half,
+        dry_run=dry_run,
+        draft=draft,
+        by=publish_with,
+    )
+    if as_json:
+        output.document(outcome.as_json())
+    elif dry_run:
+        output.answer("\n".join(outcome.plan))
+    else:
+        output.answer(outcome.url)

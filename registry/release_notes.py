@@ -1,0 +1,83 @@
+"""The notes that a release is published with: what it is, how to install it, what its bytes are."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from registry import notes
+from registry.manifest import MANIFEST_NAME
+from registry.model_facts import facts, foreground, metrics_origin, metrics_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from registry.manifest import Manifest, Metrics, ModelEntry
+    from registry.release_files import Files
+    from registry.release_plan import LocalAsset
+
+
+def write(old: str, files: Files, *, address: Callable[[str], str], task: str, location: str) -> str:
+    """Return the notes of a release: the generated part and the block, and around them what `old` says.
+
+    `address` gives the public address of an asset, "" where there is none that SCT could install from; `task` is SCT's
+    name of the task; `location` the registry's.
+    """
+    block = notes.parse_block(old)
+    model = files.manifest.models[0]
+    block = notes.Block(
+        yanked=block.yanked,
+        mirrors=block.mirrors,
+        archive=model.asset,
+        orientation=model.orientation,
+        labels=foreground(model),
+        other=block.other,
+    )
+    return notes.write_block(notes.write_generated(old, _generate(files, address, task, location)), block)
+
+
+def _generate(files: Files, address: Callable[[str], str], task: str, location: str) -> str:
+    manifest = files.manifest
+    parts = [manifest.description]
+    for model in manifest.models:
+        parts += [f"## {model.asset}"] if len(manifest.models) > 1 else []
+        parts += [_facts(model), *_metrics(model.metrics)]
+        parts += ["### Install", _install(manifest, model, address(model.asset), task, location)]
+    return "\n\n".join([*(part for part in parts if part), "### Files", _files(files.all)])
+
+
+def _facts(model: ModelEntry) -> str:
+    return _table(["", ""], [[f"**{name}**", _plain(value)] for name, value in facts(model).items()])
+
+
+def _install(manifest: Manifest, model: ModelEntry, url: str, task: str, location: str) -> str:
+    choice = f" --asset {model.asset}" if len(manifest.models) > 1 else ""
+    # The path of a folder registry is nobody's business.
+    registry = f" --registry {location}" if location.startswith("github:") else ""
+    lines = [f"mreg fetch {manifest.name}@{manifest.tag}{choice}{registry}"]
+    if url:
+        lines.insert(0, f"sct_deepseg {task or 'TASK'} -install -custom-url {url}")
+    return "```\n" + "\n".join(lines) + "\n```"
+
+
+def _metrics(metrics: Metrics | None) -> list[str]:
+    if metrics is None or not metrics.mean:
+        return []
+    head, *rows = metrics_table(metrics)
+    table = _table(head, [[_plain(cell) for cell in row] for row in rows])
+    origin = metrics_origin(metrics)
+    return ["### Measured", table, _plain(origin[0].upper() + origin[1:] + ".")]
+
+
+def _files(assets: Sequence[LocalAsset]) -> str:
+    rows = [[f"`{asset.name}`", f"{asset.size:,}", f"`{asset.sha256}`"] for asset in assets]
+    return _table(["File", "Bytes", "SHA-256"], rows) + f"\n\n`{MANIFEST_NAME}` says the rest, for programs."
+
+
+def _plain(text: str) -> str:
+    """Escape what Markdown would read as its own: names have underscores."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
