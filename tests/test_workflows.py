@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from registry import __version__
 
 ROOT = Path(__file__).parents[1]
