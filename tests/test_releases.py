@@ -3,10 +3,13 @@
 import datetime as dt
 import json
 import shutil
+import subprocess
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+from command import COMMAND
 from fixtures_release import TAG, add_repo, publish
 from fixtures_stores import NAME
 from hypothesis import given, settings
@@ -300,6 +303,22 @@ def test_those_are_all_writes_of_a_release(registry, repo):
     deadly = Deadly(registry, 6, after=False)
     assert release(repo, deadly, tag=TAG).published
     assert deadly.left == 1
+
+
+def test_a_process_killed_during_an_upload_leaves_a_draft_that_the_next_one_publishes(github, hub, repo, tmp_path):
+    add_repo(github, tmp_path / "first-commit")
+    hub.fault("POST", r"/assets\?", "latency", seconds=2.0)
+    words = ["release", str(repo.root), "--tag", TAG, "--registry", "github:ivadomed"]
+    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.DEVNULL)
+    while hub.count("POST", r"/assets\?") == 0:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert (published(github), len(drafts(github))) == ([], 1)
+    assert release(repo, github, tag=TAG).published
+    assert {a.name for a in published(github)[0].assets} == {ARCHIVE, MANIFEST_NAME, CHECKSUMS}
+    assert drafts(github) == []
 
 
 REQUESTS = [
