@@ -1,8 +1,10 @@
 """`mreg new`: the repository on disk and in the registry, after one try and after broken ones."""
 
+import fcntl
 import json
 import os
 import subprocess
+import sys
 from datetime import datetime
 
 import pytest
@@ -240,14 +242,20 @@ def test_a_half_made_folder_is_completed(tmp_path, state):
     assert git(root, "rev-parse", "HEAD^{tree}") == tree
 
 
-def test_two_at_a_time_make_one_repository(tmp_path):
-    import sys
-
+def test_a_second_process_waits_until_the_first_is_done(tmp_path):
     command = [sys.executable, "-P", "-m", "registry", "new", NAME, "--dir", str(tmp_path), "--local", "--json"]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
-    answers = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0, 0], answers
-    assert sorted(json.loads(out)["created"] for out, _ in answers) == [False, True]
+    first = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    second = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(timeout=3)
+        assert list(tmp_path.iterdir()) == []
+        os.close(first)
+        assert json.loads(second.communicate(timeout=60)[0])["created"] is True
+    finally:
+        second.kill()
+        second.communicate()
     assert_one_clean_commit(tmp_path / NAME)
 
 
