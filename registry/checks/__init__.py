@@ -54,7 +54,9 @@ def _findings(path: Path) -> Iterator[Finding]:
 
 def all_rules() -> list[Rule[Any]]:
     """Return every rule of the repo, run and archive, sorted by code."""
-    from registry.checks import archive, model, privacy, repo
+    from registry.checks import archive, checkpoint, model, privacy, repo, trainer
 
-    rules: list[Rule[Any]] = [*repo.RULES, *model.RULES, *archive.RULES, *privacy.RULES]
+    rules: list[Rule[Any]] = [
+        *repo.RULES, *model.RULES, *checkpoint.RULES, *trainer.RULES, *archive.RULES, *privacy.RULES,
+    ]  # fmt: skip
     return sorted(rules, key=lambda rule: rule.code)

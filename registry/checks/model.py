@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from registry import checkpoints, orientation
-from registry.checks.rules import LARGEST_TEXT, read_object, rule
+from registry.checks import checkpoint, trainer
+from registry.checks.rules import read_object, rule
 from registry.errors import MregError
 from registry.labels import check_labels
 from registry.schemas import validate
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
 Draft = tuple[str, str, str]  # path, message, hint
-# nnU-Net's own checkpoints hold these; they run nothing, but not every version loads them.
-HARMLESS = ("numpy.", "torch.device")
-# Trainers of nnunetv2-neuropoly 2.6.2, which SCT installs, begin with this name and a suffix that nnU-Net chose;
-# whether one is stock is decided by whether a trainer_class.py ships with it.
-STOCK = re.compile(r"nnUNetTrainer(_?\d+epochs?.*|_?No.*|_?[A-Z]\w*)?")
 
 
 @dataclass
@@ -67,9 +62,15 @@ class ModelFiles:
 
     @cached_property
     def checkpoints(self) -> dict[str, Checkpoint | MregError]:
-        """Return path → description of each final checkpoint, or why there is none; nothing is executed."""
+        """Return path → description, or why there is none; nothing is executed.
+
+        Of what strangers get every checkpoint counts, of a run the final ones: the latest may be half written.
+        """
         found: dict[str, Checkpoint | MregError] = {}
-        for path in (f"{self.prefix}{fold}/{FINAL}" for fold, names in self.folds.items() if FINAL in names):
+        wanted = [path for path in self.files if path.endswith((".pth", ".pt"))]
+        if not self.released:
+            wanted = [f"{fold}/{FINAL}" for fold, names in self.folds.items() if FINAL in names]
+        for path in map(self.at, wanted):
             try:
                 with self.tree.open(path) as file:
                     found[path] = checkpoints.read_metadata(file)
@@ -91,7 +92,7 @@ class ModelFiles:
 def json_is_readable(model: ModelFiles) -> Iterator[Draft]:
     """Every JSON file is JSON."""
     for path in model.files:
-        if not path.endswith(".json") or model.tree.size(model.at(path)) > LARGEST_TEXT:
+        if not path.endswith(".json"):
             continue
         try:
             json.loads(model.tree.read_bytes(model.at(path)))
@@ -216,71 +217,15 @@ def orientation_is_written(model: ModelFiles) -> Iterator[Draft]:
         yield from missing_orientation(model.dataset_json, model.at("dataset.json"))
 
 
-@rule("CKPT001")
-def checkpoint_is_whole(model: ModelFiles) -> Iterator[Draft]:
-    """Each checkpoint can be read and is nnU-Net's."""
-    for path, found in model.checkpoints.items():
-        if isinstance(found, MregError):
-            yield path, found.message, found.hint or "pack or fetch it again"
-
-
-@rule("CKPT002")
-def checkpoint_executes_nothing(model: ModelFiles) -> Iterator[Draft]:
-    """A checkpoint holds tensors and plain values only (it loads with weights_only=True)."""
-    for path, found in model.described.items():
-        dangerous = [name for name in found.unsafe if not name.startswith(HARMLESS)]
-        if dangerous or (found.unsafe and model.released):
-            listed = ", ".join(found.unsafe[:5])
-            yield path, f"would call {listed} when it is loaded", "do not load it; pack the run with mreg package"
-
-
-@rule("CKPT003", "warning")
-def checkpoint_is_slim(model: ModelFiles) -> Iterator[Draft]:
-    """A released checkpoint holds no optimiser state."""
-    for path, found in model.described.items():
-        if model.released and "optimizer_state" in found.keys:
-            yield path, "holds the optimiser's state: twice the size", "mreg package leaves it out"
-
-
-@rule("TRAINER001")
-def custom_trainer_ships_its_class(model: ModelFiles) -> Iterator[Draft]:
-    """trainer_class.py defines the checkpoint's trainer, and get_trainer_class() for SCT."""
-    names = {found.trainer_name for found in model.described.values()}
-    path = model.at("trainer_class.py")
-    if "trainer_class.py" not in model.files:
-        for name in sorted(name for name in names if not STOCK.fullmatch(name)):
-            yield (
-                path,
-                f"trainer {name} is none of nnU-Net's and has no trainer_class.py",
-                "add the file that defines it",
-            )
-        return
-    try:
-        source = ast.parse(model.tree.read_bytes(path))
-    except (SyntaxError, ValueError) as error:
-        yield path, f"not Python: {error}", "mend it"
-        return
-    classes = {node.name: node for node in source.body if isinstance(node, ast.ClassDef)}
-    functions = {node.name for node in source.body if isinstance(node, ast.FunctionDef)}
-    for name in sorted(names - set(classes)):
-        yield path, f"no class {name}, which the checkpoint names", "rename the class, or ship the right file"
-    for name in sorted(names & set(classes)):
-        if not any("nnUNetTrainer" in ast.unparse(base) for base in classes[name].bases):
-            yield path, f"class {name} does not derive from nnUNetTrainer", "derive it"
-    if model.released and "get_trainer_class" not in functions:
-        yield path, "no get_trainer_class(): SCT ignores the file", "mreg package adds it"
-
-
 RULES = [
     json_is_readable, contents_are_there, folds_are_numbers, every_fold_has_one_kind_of_checkpoint,
     checkpoint_is_the_final_one, folder_name_matches, fingerprint_matches, one_channel, orientation_is_written,
-    checkpoint_is_whole, checkpoint_executes_nothing, checkpoint_is_slim, custom_trainer_ships_its_class,
 ]  # fmt: skip
 
 
 def findings(model: ModelFiles) -> Iterator[Finding]:
     """Yield what all rules find, and what the schemas and the labels' semantics say."""
-    for entry in RULES:
+    for entry in (*RULES, *checkpoint.RULES, *trainer.RULES):
         yield from entry.run(model)
     if model.dataset_json is not None:
         yield from dataset_document(model.dataset_json, model.at("dataset.json"))

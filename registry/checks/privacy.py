@@ -6,8 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from registry import scrub
-from registry.checks.rules import LARGEST_TEXT, read_object, rule
+from registry.checks.rules import read_object, rule
 from registry.errors import MregError
+from registry.tree import LARGEST_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,9 @@ PNG_TEXT = (b"tEXt", b"iTXt", b"zTXt", b"eXIf")
 
 def _texts(tree: Tree) -> Iterator[tuple[str, str]]:
     for path in tree.files():
-        if path.lower().endswith(TEXTS) and tree.size(path) <= LARGEST_TEXT:
+        if path.lower().endswith(TEXTS):
             try:
-                yield path, tree.read_bytes(path).decode("utf-8", "replace")
+                yield path, tree.read_text(path)
             except MregError:
                 continue  # JSON001 and the archive's rules say that it cannot be read
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from registry.tree import Tree
 
 Subject = TypeVar("Subject")
-LARGEST_TEXT = 20 << 20  # bytes; a JSON or text file of a model is far smaller
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def rule(
 
 def read_object(tree: Tree, path: str) -> dict[str, Any] | None:
     """Return a JSON object of a tree, None where it is missing or something else (JSON001 says so)."""
-    if path not in tree.files() or tree.size(path) > LARGEST_TEXT:
+    if not tree.exists(path):
         return None
     try:
         document = json.loads(tree.read_bytes(path))
