@@ -84,7 +84,7 @@ def write_block(notes: str, block: Block) -> str:
     text = format_block(block)
     found = _BLOCK.search(notes)
     if not found:
-        return f"{notes.rstrip()}\n\n{text}\n".lstrip()
+        return _append(notes, text)
     return notes[: found.start()] + text + _BLOCK.sub("", notes[found.end() :])
 
 
@@ -93,7 +93,7 @@ def write_generated(notes: str, generated: str) -> str:
     part = f"{_START}\n{generated.strip()}\n{_END}"
     if _GENERATED.search(notes):
         return _GENERATED.sub(lambda _: part, notes, count=1)
-    return f"{notes.rstrip()}\n\n{part}\n".lstrip()
+    return _append(notes, part)
 
 
 def block_of(release: Release) -> Block:
@@ -103,6 +103,11 @@ def block_of(release: Release) -> Block:
     except IntegrityError as error:
         output.warn(f"{release.repo}@{release.tag}: {error.message}")
         return Block()
+
+
+def _append(notes: str, part: str) -> str:
+    before = notes.rstrip()
+    return f"{before}\n\n{part}\n" if before else f"{part}\n"
 
 
 def _text(document: dict[str, Any], name: str) -> str:
