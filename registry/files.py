@@ -42,17 +42,17 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def json_text(value: Any) -> str:
     """Return indented JSON in the order of its keys (their order carries meaning in dataset.json)."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
+def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, whole or not at all."""
     write_text(path, json_text(value))
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+def read_json(path: Path) -> Any:
     """Read JSON; a missing file, bad UTF-8 or bad JSON is one error that names file and line."""
     try:
         return json.loads(path.read_bytes())

@@ -19,7 +19,7 @@ def answer(text: object = "") -> None:
     click.echo(str(text))
 
 
-def document(value: Any) -> None:  # noqa: ANN401 - any JSON value
+def document(value: Any) -> None:
     """Print the answer as exactly one JSON document."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -13,11 +13,13 @@ runs/3d_fullres-1a2b3c4d/            name: configuration and a hash of settings 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry.errors import MregError, NotFoundError
 from registry.files import read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FINAL = "checkpoint_final.pth"
 

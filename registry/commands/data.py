@@ -12,7 +12,13 @@ from registry.commands._options import json_option
 
 @click.group("data")
 def command() -> None:
-    """Import and verify datasets."""
+    """Import and verify datasets.
+
+    \b
+    Examples:
+      mreg data import ~/data/bids data/raw --dataset-id 501
+      mreg data verify data/raw/Dataset501_ScT2w
+    """
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
