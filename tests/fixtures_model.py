@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fixtures_run import DATASET_JSON, plans
+from fixtures_run import DATASET_JSON
+from fixtures_run import plans as tiny_plans
 
 TRAINER = "nnUNetTrainer"
 
 
 def make_plans(dimensions: int, channels: int, spacing: list[float]) -> dict[str, Any]:
     """Return plans of a network of two stages and some hundred weights."""
-    plans = copy.deepcopy(plans())
+    plans = copy.deepcopy(tiny_plans())
     name = "3d_fullres" if dimensions == 3 else "2d"
     configuration = plans["configurations"].pop("3d_fullres")
     configuration.update(
