@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,17 +54,18 @@ def packed(repo: Repo, tag: str, options: Options, *, keep: bool) -> Iterator[Fi
 
     Without `keep` nothing is written into the repo: what is built is gone afterwards.
     """
-    with tempfile.TemporaryDirectory(prefix="mreg-release-") as temporary:
-        folder = out = repo.dist / tag
+    folder = repo.dist / tag
+    with nullcontext(folder) if keep else tempfile.TemporaryDirectory(prefix="mreg-release-") as place:
+        out = Path(place)
         before = _read(folder, repo, tag)
         if before is None or options != Options() or not _is_current(before, folder, repo):
-            folder = out if keep else Path(temporary)
+            folder = out
             with output.stage(f"package {repo.name} {tag}"):
                 _build(repo, tag, options, before, folder)
         manifest = read_manifest(folder / MANIFEST_NAME)
         archives = tuple(local_asset(folder / entry.name) for entry in manifest.assets)
         described = local_asset(folder / MANIFEST_NAME)
-        sums = (out if keep else Path(temporary)) / CHECKSUMS
+        sums = out / CHECKSUMS
         text = "".join(f"{local.sha256}  {local.name}\n" for local in (*archives, described))
         if not sums.is_file() or sums.read_text(encoding="utf-8") != text:
             write_text(sums, text)
