@@ -1,8 +1,8 @@
-"""Write what is generated from the code: docs/model-toml.md and schemas/model.schema.json."""
+"""Write what is generated from the code: docs/model-toml.md, docs/rules.md and schemas/model.schema.json."""
 
 from pathlib import Path
 
-from registry import keys
+from registry import checks, keys
 from registry.files import json_text, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,6 +12,7 @@ def generated() -> dict[Path, str]:
     """Return the text of each generated file."""
     return {
         ROOT / "docs" / "model-toml.md": keys.page(),
+        ROOT / "docs" / "rules.md": checks.page(),
         ROOT / "schemas" / "model.schema.json": json_text(keys.schema()),
     }
 

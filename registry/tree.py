@@ -14,6 +14,7 @@ from registry.errors import IntegrityError, NotFoundError
 from registry.unpack import CHUNK_BYTES, HARMLESS_BYTES, MAX_RATIO, require_archive
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 LARGEST_TEXT = 20 << 20  # bytes; a JSON or text file of a model is far smaller
@@ -147,8 +148,20 @@ class ZipTree:
         if info is None:
             raise NotFoundError(f"{self.name}: no {path}")
         try:
+            _require_modest(info)
             member = self.zip.open(info)
             return member if info.compress_type == zipfile.ZIP_STORED else _inflated(member, info)
+        except DAMAGE as error:
+            raise IntegrityError(f"{path}: damaged: {error}", hint="build or fetch the archive again") from error
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """Yield a member's bytes to the end, where its checksum is verified; raise `IntegrityError`."""
+        info = self._infos[path]
+        try:
+            _require_modest(info)
+            with self.zip.open(info) as file:
+                while piece := file.read(CHUNK_BYTES):
+                    yield piece
         except DAMAGE as error:
             raise IntegrityError(f"{path}: damaged: {error}", hint="build or fetch the archive again") from error
 
@@ -171,10 +184,13 @@ def _whole(file: IO[bytes], size: int, path: str) -> bytes:
     return file.read(LARGEST_TEXT + 1)
 
 
-def _inflated(member: IO[bytes], info: zipfile.ZipInfo) -> IO[bytes]:
-    """Copy a compressed member to a temporary file; zipfile stops at the size that its entry says."""
+def _require_modest(info: zipfile.ZipInfo) -> None:
     if info.file_size > max(HARMLESS_BYTES, MAX_RATIO * info.compress_size):
         raise zipfile.BadZipFile(f"{info.compress_size} bytes that would become {info.file_size}")
+
+
+def _inflated(member: IO[bytes], info: zipfile.ZipInfo) -> IO[bytes]:
+    """Copy a compressed member to a temporary file; zipfile stops at the size that its entry says."""
     copy = tempfile.NamedTemporaryFile()  # noqa: SIM115 - the caller closes it
     try:
         with member:

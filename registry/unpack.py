@@ -49,7 +49,7 @@ def unpack_safely(archive: Path, folder: Path) -> Path:
     `IntegrityError` for an archive that is broken or has unsafe members; nothing is written then.
     """
     with _open(archive) as source:
-        members = list(_safe_members(source, archive))
+        members = list(safe_members(source, archive))
         if folder.exists():
             if _holds(folder, members):
                 return folder
@@ -96,7 +96,7 @@ def _open(archive: Path) -> zipfile.ZipFile:
         raise IntegrityError(f"{archive}: not a zip archive, or cut off: {error}", hint="fetch it again") from error
 
 
-def _safe_members(source: zipfile.ZipFile, archive: Path) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+def safe_members(source: zipfile.ZipFile, archive: Path) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     """Yield each file's path and entry; raise `IntegrityError` for the first thing that no archive of ours has."""
     infos = source.infolist()
     if len(infos) > MAX_MEMBERS:
@@ -107,7 +107,7 @@ def _safe_members(source: zipfile.ZipFile, archive: Path) -> Iterator[tuple[str,
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
     for info in infos:
-        name = _safe_name(info, archive)
+        name = safe_name(info, archive)
         parts = name.split("/")
         for depth in range(1, len(parts)):
             folders.setdefault(_key("/".join(parts[:depth])), name)
@@ -123,7 +123,7 @@ def _safe_members(source: zipfile.ZipFile, archive: Path) -> Iterator[tuple[str,
         raise _unsafe(archive, f"{files[min(both)]!r} is a file and a folder")
 
 
-def _safe_name(info: zipfile.ZipInfo, archive: Path) -> str:
+def safe_name(info: zipfile.ZipInfo, archive: Path) -> str:
     """Return a member's path with forward slashes; raise for a path that leaves the folder and for what is no file."""
     raw = info.orig_filename
     name = raw.removesuffix("/")

@@ -13,20 +13,36 @@ if TYPE_CHECKING:
 
     from registry.checks.rules import Rule
 
+# Findings whose rules are elsewhere: first letters of the code → what they are about.
+FAMILIES = {
+    "SCHEMA": "keys and types of dataset.json and plans.json",
+    "LABEL": "labels and regions of dataset.json, as nnU-Net and SCT read them",
+    "CHANNEL": "channels of dataset.json",
+    "DATA": "images, label images and splits of a dataset (mreg data verify)",
+}
 
-def check(target: str | Path) -> Report:
-    """Return everything that is wrong with a repo, dataset, run or archive; nothing of it is executed."""
+
+def check(target: str | Path, *, data: bool = False) -> Report:
+    """Return everything that is wrong with a repo, dataset, run or archive; nothing of it is executed.
+
+    `data` reads also the images of a repo's dataset. Raises `MregError` for a target that is none of these.
+    """
     path = Path(target)
-    if not path.exists():
+    try:
+        there, is_folder = path.exists(), path.is_dir()
+    except ValueError as error:  # a NUL in the name
+        raise MregError(f"{str(target)!r}: {error}") from error
+    if not there:
         raise NotFoundError(f"{target}: no such file or folder", hint="name a repo, dataset, run or archive")
-    if path.is_dir() and (path / "imagesTr").is_dir():
+    if is_folder and (path / "imagesTr").is_dir() and not (path / "model.toml").is_file():
         from registry.dataset_verify import verify
 
         return verify(path)
-    return Report(target=str(target), findings=tuple(_findings(path.resolve())))
+    found = _findings(path.resolve(), data=data)
+    return Report(target=str(target), findings=tuple(dict.fromkeys(found)))
 
 
-def _findings(path: Path) -> Iterator[Finding]:
+def _findings(path: Path, *, data: bool) -> Iterator[Finding]:
     """Find out what the path is, and yield what its rules find."""
     if path.is_file():
         from registry.checks import archive
@@ -36,15 +52,15 @@ def _findings(path: Path) -> Iterator[Finding]:
         from registry.checks import repo
 
         yield from repo.findings(path)
+        if data:
+            yield from _data(path)
     elif (path / "plans.json").is_file():
-        from registry.checks import model
-        from registry.runs import is_run, read_run
-        from registry.tree import DiskTree
+        from registry.checks import run
 
-        folder = read_run(path).trainer_folder if is_run(path) else path.name
-        yield from model.findings(model.ModelFiles(DiskTree(path), "", folder, released=not is_run(path)))
+        yield from run.findings(path)
     elif (path / "dataset.json").is_file():
-        yield Finding(code="DATA001", message="no folder imagesTr", path="imagesTr", hint="is it a dataset?")
+        hint = "mreg data import writes a dataset"
+        yield Finding(code="DATA001", message="no folder imagesTr", path="imagesTr", hint=hint)
     else:
         raise MregError(
             f"{path}: neither a repo (model.toml), a dataset (dataset.json, imagesTr), a run (plans.json) nor a zip",
@@ -52,11 +68,59 @@ def _findings(path: Path) -> Iterator[Finding]:
         )
 
 
+def _data(root: Path) -> Iterator[Finding]:
+    """Yield the findings on the dataset of a repo, their paths as seen from the repo."""
+    from dataclasses import replace
+
+    from registry.dataset_verify import verify
+    from registry.model_toml import find_repo
+
+    try:
+        dataset = find_repo(root).dataset
+        report = verify(dataset)
+    except MregError as error:
+        yield Finding(code="DATA001", message=error.message, hint=error.hint)
+        return
+    for finding in report.findings:
+        place = (dataset / finding.path).resolve()
+        inside = place.relative_to(root).as_posix() if place.is_relative_to(root) else str(place)
+        yield replace(finding, path=inside)
+
+
 def all_rules() -> list[Rule[Any]]:
     """Return every rule of the repo, run and archive, sorted by code."""
-    from registry.checks import archive, checkpoint, model, privacy, repo, trainer
+    from registry.checks import archive, checkpoint, model, privacy, repo, run, trainer
 
     rules: list[Rule[Any]] = [
-        *repo.RULES, *model.RULES, *checkpoint.RULES, *trainer.RULES, *archive.RULES, *privacy.RULES,
+        *repo.RULES, *run.RULES, *model.RULES, *checkpoint.RULES, *trainer.RULES, *archive.RULES, *privacy.RULES,
     ]  # fmt: skip
     return sorted(rules, key=lambda rule: rule.code)
+
+
+def page() -> str:
+    """Return docs/rules.md."""
+    rules = "\n".join(f"| {rule.code} | {rule.level} | {rule.summary.replace('|', '/')} |" for rule in all_rules())
+    families = "\n".join(f"| {family}… | {about} |" for family, about in FAMILIES.items())
+    return PAGE.format(rules=rules, families=families)
+
+
+PAGE = """\
+# Rules of `mreg check`
+
+`mreg check [TARGET]` reports everything that is wrong with a repo, a dataset, a run or an archive. An error breaks the
+model for its users, or tells what must not be told; it makes the exit status 1 and stops `mreg release`. Nothing that
+is checked is executed, and torch is not needed. This page is written by `python docs/generate.py`.
+
+| code | level | what should be |
+|---|---|---|
+{rules}
+
+Codes that begin with these letters come with the files that they are about:
+
+| codes | about |
+|---|---|
+{families}
+
+A new rule is a function in `registry/checks/`, a line in its module's `RULES`, and a good and a bad example in
+`tests/test_checks.py`.
+"""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import stat
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,9 +11,12 @@ from typing import TYPE_CHECKING
 from registry import names
 from registry.checks import model, privacy
 from registry.checks.rules import read_object, rule
+from registry.errors import IntegrityError
+from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
 from registry.manifest import read as read_manifest
 from registry.tree import ZipTree
+from registry.unpack import safe_members, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 Draft = tuple[str, str, str]
 TRAINER = "nnUNetTrainer"
 LARGEST_ASSET = (1 << 31) - 1  # bytes, GitHub's limit
-CHUNK = 1 << 20
+UNSAFE = "do not unpack it; tell the people who published it"
+STRAY = "leave it out; mreg package takes the model's files only"
+AGAIN = "fetch it again, or mreg package again"
 CROP_KEYS = {f"pad_{side}" for side in ("superior", "inferior", "left", "right", "anterior", "posterior")}
 
 
@@ -91,19 +94,21 @@ def nothing_is_taken_for_monai(archive: Archive) -> Iterator[Draft]:
 
 
 @rule("ARCHIVE003")
-def members_stay_inside(archive: Archive) -> Iterator[Draft]:
-    """No member leaves the folder, is a link, or stands twice."""
-    seen: set[str] = set()
+def members_are_safe(archive: Archive) -> Iterator[Draft]:
+    """No member leaves the folder, is a link, hides another one, or grows without measure."""
+    prefix = f"{archive.path}: "
+    found = False
     for info in archive.tree.zip.infolist():
-        name = info.orig_filename
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
-            yield name, "would be written outside the folder", "do not unpack it"
-        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            yield name, "is a link or a device", "do not unpack it"
-        elif name in seen:
-            yield name, "stands twice in the archive", "build it again"
-        seen.add(name)
+        try:
+            safe_name(info, archive.path)
+        except IntegrityError as error:
+            found = True
+            yield info.orig_filename, error.message.removeprefix(prefix), UNSAFE
+    if not found:  # what can be said of all members together only
+        try:
+            list(safe_members(archive.tree.zip, archive.path))
+        except IntegrityError as error:
+            yield "", error.message.removeprefix(prefix), UNSAFE
 
 
 @rule("ARCHIVE004", "warning")
@@ -112,27 +117,31 @@ def no_stray_files(archive: Archive) -> Iterator[Draft]:
     for path in archive.tree.files():
         parts = path.split("/")
         if "__MACOSX" in parts or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini"):
-            yield path, "a file of the operating system", "mreg package takes the model's files only"
+            yield path, "a file of the operating system", STRAY
+        elif parts[-1].endswith((".pkl", ".pickle", ".joblib", ".npz", ".nii", ".nii.gz")):
+            yield path, "no program that runs the model reads it", STRAY
 
 
-@rule("ARCHIVE005", "warning")
-def name_says_which_release(archive: Archive) -> Iterator[Draft]:
-    """The file's name ends in a valid tag and .zip, with safe characters only."""
+@rule("ARCHIVE005")
+def name_survives(archive: Archive) -> Iterator[Draft]:
+    """The file's name ends in .zip and has only characters that GitHub keeps."""
     name = archive.path.name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+@-]*\.zip", name):
-        yield (
-            "",
-            f"{name!r}: GitHub would change the name, or SCT not unpack it",
-            "letters, digits and . _ + @ - and .zip",
-        )
-    found = re.search(r"-(r\d+|v\d[\w.]*)\.zip$", name)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.zip", name):
+        yield "", f"{name}: GitHub would change the name, or SCT not unpack it", "letters, digits, . _ - and .zip"
+
+
+@rule("ARCHIVE006", "warning")
+def name_says_which_release(archive: Archive) -> Iterator[Draft]:
+    """The file's name ends in the release's tag, which is a date or a version."""
+    name = archive.path.name
+    found = re.search(r"[-_](r\d+\w*|v\d[\w.]*)\.zip$", name)
     if found is None:
-        yield "", f"{name!r} does not say which release it is", "<repo>[-<variant>]-rYYYYMMDD.zip"
-    elif found[1].startswith("r") and names.check_tag(found[1]):
-        yield "", f"{found[1]!r} is no date", "rYYYYMMDD"
+        yield "", f"{name} does not say which release it is", "<repo>[-<variant>]-rYYYYMMDD.zip"
+    elif found[1].startswith("r") and (code := names.check_tag(found[1])):
+        yield "", f"{found[1]}: {names.EXPLANATIONS[code]}", "<repo>[-<variant>]-rYYYYMMDD.zip"
 
 
-@rule("ARCHIVE006")
+@rule("ARCHIVE007")
 def fits_github(archive: Archive) -> Iterator[Draft]:
     """The archive is small enough for a GitHub asset."""
     size = archive.path.stat().st_size
@@ -140,7 +149,7 @@ def fits_github(archive: Archive) -> Iterator[Draft]:
         yield "", f"{size} bytes, GitHub takes {LARGEST_ASSET}", "mreg package --half, or fewer folds"
 
 
-@rule("ARCHIVE007")
+@rule("MANIFEST001")
 def bytes_are_the_manifests(archive: Archive) -> Iterator[Draft]:
     """The archive and its members are those of the manifest beside it."""
     path = archive.path.parent / MANIFEST_NAME
@@ -151,28 +160,28 @@ def bytes_are_the_manifests(archive: Archive) -> Iterator[Draft]:
     if entry is None:
         yield MANIFEST_NAME, f"does not name {archive.path.name}", "keep an archive and its manifest together"
         return
-    asset = next(a for a in manifest.assets if a.name == archive.path.name)
-    if asset.size != archive.path.stat().st_size:
-        yield "", f"{archive.path.stat().st_size} bytes, the manifest says {asset.size}", "fetch or pack it again"
+    if sha256(archive.path) == manifest.sha256_of(archive.path.name):
+        return
+    yield "", "other bytes than its manifest says", AGAIN
     wanted = {member.path: member.sha256 for member in entry.members}
-    for missing in sorted(set(wanted) - set(archive.tree.files())):
-        yield missing, "the manifest names it, the archive has it not", "fetch or pack it again"
-    for extra in sorted(set(archive.tree.files()) - set(wanted)):
-        yield extra, "the manifest does not name it", "fetch or pack it again"
-    for name in sorted(set(wanted) & set(archive.tree.files())):
-        if _digest(archive.tree, name) != wanted[name]:
-            yield name, "other bytes than the manifest says", "fetch or pack it again"
+    there = set(archive.tree.files())
+    for name in sorted(there | set(wanted)):
+        if name not in there:
+            yield name, "the manifest names it, the archive does not have it", AGAIN
+        elif name not in wanted:
+            yield name, "the manifest does not name it", AGAIN
+        elif _digest(archive.tree, name) != wanted[name]:
+            yield name, "other bytes than the manifest says", AGAIN
 
 
 def _digest(tree: ZipTree, name: str) -> str:
     """Return a member's SHA-256, "" where it cannot be read to its end."""
     digest = hashlib.sha256()
-    with tree.open(name) as file:
-        try:
-            while block := file.read(CHUNK):
-                digest.update(block)
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError):
-            return ""
+    try:
+        for piece in tree.pieces(name):
+            digest.update(piece)
+    except IntegrityError:
+        return ""
     return digest.hexdigest()
 
 
@@ -190,9 +199,31 @@ def crop_metadata_is_found(archive: Archive) -> Iterator[Draft]:
             yield path, f"lacks {missing}", "all six paddings, in mm"
 
 
+@rule("ARCHIVE009")
+def members_are_whole(archive: Archive) -> Iterator[Draft]:
+    """Every member can be read to its end and has the checksum that the archive names."""
+    for path in archive.tree.files():
+        try:
+            for _ in archive.tree.pieces(path):
+                pass
+        except IntegrityError as error:
+            yield path, error.message.removeprefix(f"{path}: "), error.hint
+
+
+@rule("ARCHIVE010")
+def nothing_is_taken_for_ivadomed(archive: Archive) -> Iterator[Draft]:
+    """No NAME.pt or NAME.onnx lies with NAME.json at SCT's root: SCT would take the model for ivadomed's."""
+    for path in archive.tree.files():
+        stem, _, ending = path.rpartition(".")
+        top = path.startswith(archive.wrapper) and "/" not in path.removeprefix(archive.wrapper)
+        if top and ending in ("pt", "onnx") and archive.tree.exists(f"{stem}.json"):
+            yield path, "SCT takes it for a model of ivadomed", STRAY
+
+
 RULES = [
-    one_trainer_folder, nothing_is_taken_for_monai, members_stay_inside, no_stray_files, name_says_which_release,
-    fits_github, bytes_are_the_manifests, crop_metadata_is_found,
+    one_trainer_folder, nothing_is_taken_for_monai, members_are_safe, no_stray_files, name_survives,
+    name_says_which_release, fits_github, crop_metadata_is_found, members_are_whole, nothing_is_taken_for_ivadomed,
+    bytes_are_the_manifests,
 ]  # fmt: skip
 
 

@@ -212,7 +212,7 @@ def one_channel(model: ModelFiles) -> Iterator[Draft]:
 
 @rule("ORIENT001")
 def orientation_is_written(model: ModelFiles) -> Iterator[Draft]:
-    """dataset.json says image_orientation."""
+    """dataset.json says image_orientation, one of SCT's 48 codes."""
     if model.dataset_json is not None:
         yield from missing_orientation(model.dataset_json, model.at("dataset.json"))
 
@@ -235,11 +235,9 @@ def findings(model: ModelFiles) -> Iterator[Finding]:
 
 def dataset_document(document: dict[str, Any], path: str) -> Iterator[Finding]:
     """Yield what schema and label semantics find in a dataset.json."""
-    found = [
-        f
-        for f in validate("dataset", document, path)
-        if "image_orientation" not in f.message or "image_orientation" in document
-    ]
+    # ORIENT001 and ORIENT002 say the same of this key, in both conventions
+    about = ("image_orientation", "key 'image_orientation'")
+    found = [finding for finding in validate("dataset", document, path) if not finding.message.startswith(about)]
     yield from found
     if not any(finding.level == "error" for finding in found):
         yield from check_labels(document, path)
@@ -249,17 +247,12 @@ def missing_orientation(document: dict[str, Any], path: str) -> Iterator[Draft]:
     """Say that image_orientation is missing, or is none of the 48 codes."""
     code = document.get("image_orientation")
     if code is None:
-        other = f"; the key is not {'orientation'!r}" if "orientation" in document else ""
-        yield (
-            path,
-            f"no image_orientation: SCT takes it for LPI, which may be wrong without a word{other}",
-            'for example "image_orientation": "RPI"',
-        )
+        other = '; the key is not "orientation"' if "orientation" in document else ""
+        message = f"no image_orientation: SCT takes it for {orientation.describe('LPI')} without a word{other}"
+        yield path, message, f'for example "image_orientation": "RPI", which is {orientation.describe("RPI")}'
     elif not orientation.is_valid(code):
         guess = str(code).strip().upper()
-        hint = (
-            f"did you mean {orientation.describe(guess)}?"
-            if orientation.is_valid(guess)
-            else "three capitals, one of R/L, A/P and I/S"
-        )
+        hint = "three capitals, one of R/L, A/P and I/S, in SCT's letters: " + orientation.describe("RPI")
+        if orientation.is_valid(guess):
+            hint = f"did you mean {orientation.describe(guess)}?"
         yield path, f"image_orientation {code!r} is none of the 48 codes: SCT stops, or takes it for another", hint

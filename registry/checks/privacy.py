@@ -79,7 +79,17 @@ def no_case_lists(tree: Tree) -> Iterator[Draft]:
                 yield path, f"lists cases under {', '.join(listed)}", "mreg package leaves the lists out"
 
 
-RULES = [no_home_folders, no_absolute_paths, no_addresses, no_text_in_pictures, no_case_lists]
+@rule("PRIVACY006")
+def no_host(tree: Tree) -> Iterator[Draft]:
+    """No debug.json names the computer that trained."""
+    for path in tree.files():
+        if path.rpartition("/")[2] == "debug.json":
+            host = (read_object(tree, path) or {}).get("hostname")
+            if host:
+                yield path, f"names the computer: {host}", "mreg package leaves it out"
+
+
+RULES = [no_home_folders, no_absolute_paths, no_addresses, no_text_in_pictures, no_case_lists, no_host]
 
 
 def findings(tree: Tree) -> Iterator[Finding]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from registry import model_toml, names
+from registry import card, model_toml, names
 from registry.checks import model
 from registry.checks.rules import read_object, rule
 from registry.errors import MregError
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
     from registry.model_toml import ModelToml
 
 Draft = tuple[str, str, str]
-CARD_SECTIONS = ("Install", "Data", "Citation", "Licence")
+# Headings of the card, each with other words that people use for it.
+CARD_SECTIONS = {
+    "Use it": "use|usage|install|run|how to|quick ?start|getting started",
+    "Training data": "data|dataset",
+    "Results": "results|performance|metrics|evaluation",
+    "Limits": "limits|limitations|caveats|known issues",
+    "Cite it": "cite|citation|citing|reference",
+}
+LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "LICENCE.md", "COPYING")
+LARGE = (".nii", ".nii.gz", ".pth", ".pt", ".ckpt", ".onnx", ".zip", ".b2nd", ".npz")
 OLD_SCT = re.compile(r"sct_deepseg[^\n]*\s-(?:install-)?task\b")
 
 
@@ -41,6 +51,15 @@ class RepoFiles:
             return error
 
     @cached_property
+    def name(self) -> str:
+        """Return the name that model.toml gives, whatever else is wrong with the file; "" for none."""
+        try:
+            name = tomllib.loads(self.text(model_toml.FILE_NAME)).get("model", {}).get("name", "")
+        except (tomllib.TOMLDecodeError, AttributeError, RecursionError):
+            return ""
+        return name if isinstance(name, str) else ""
+
+    @cached_property
     def dataset_json(self) -> dict[str, Any] | None:
         """Return the contract, None before the first training."""
         return read_object(self.tree, "dataset.json") if (self.root / "dataset.json").is_file() else None
@@ -58,25 +77,34 @@ def model_toml_is_valid(repo: RepoFiles) -> Iterator[Draft]:
         yield "model.toml", repo.toml.message.removeprefix(f"{repo.root / 'model.toml'}: "), repo.toml.hint
 
 
-@rule("NAME001", "warning")
-def name_is_canonical(repo: RepoFiles) -> Iterator[Draft]:
-    """The name follows the convention to the letter."""
-    if not isinstance(repo.toml, MregError):
-        result = names.parse(repo.toml.model.name)
-        if result.warnings:
-            yield "model.toml", f"{result.name}: {', '.join(result.warnings)}", f"canonical: {result.canonical}"
+@rule("NAME001")
+def name_is_valid(repo: RepoFiles) -> Iterator[Draft]:
+    """The model's name can be read: its words are in the vocabulary, each in a field of its own."""
+    result = names.parse(repo.name) if repo.name else None
+    if result and result.errors:
+        said = "; ".join(names.sentence(problem) for problem in names.explain(repo.name))
+        yield "model.toml", f"{repo.name}: {said}", f"did you mean {result.suggestion}?" if result.suggestion else ""
 
 
 @rule("NAME002", "warning")
-def folder_has_the_name(repo: RepoFiles) -> Iterator[Draft]:
-    """The folder is called as the model."""
-    if not isinstance(repo.toml, MregError) and repo.root.name != repo.toml.model.name:
-        yield "model.toml", f"name {repo.toml.model.name!r}, the folder is {repo.root.name!r}", "rename one of them"
+def name_is_canonical(repo: RepoFiles) -> Iterator[Draft]:
+    """The name follows the convention to the letter."""
+    result = names.parse(repo.name) if repo.name else None
+    if result and result.warnings:
+        said = "; ".join(names.sentence(problem) for problem in names.explain(repo.name))
+        yield "model.toml", f"{repo.name}: {said}", f"canonical: {result.canonical}"
 
 
 @rule("NAME003", "warning")
+def folder_has_the_name(repo: RepoFiles) -> Iterator[Draft]:
+    """The folder is called as the model."""
+    if repo.name and repo.root.name != repo.name:
+        yield "model.toml", f"name {repo.name!r}, the folder is {repo.root.name!r}", "rename one of them"
+
+
+@rule("NAME004", "warning")
 def name_agrees_with_the_labels(repo: RepoFiles) -> Iterator[Draft]:
-    """As many channels in dataset.json as contrasts in the name, and each label's anatomy is named."""
+    """Of several contrasts in the name, dataset.json has as many channels."""
     if isinstance(repo.toml, MregError) or repo.dataset_json is None:
         return
     fields = names.parse(repo.toml.model.name).fields or {}
@@ -88,7 +116,7 @@ def name_agrees_with_the_labels(repo: RepoFiles) -> Iterator[Draft]:
 @rule("REPO002", "warning")
 def licence_is_there(repo: RepoFiles) -> Iterator[Draft]:
     """A LICENSE file says what others may do."""
-    if not any((repo.root / name).is_file() for name in ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE")):
+    if not any(repo.text(name).strip() for name in LICENCES):
         yield "LICENSE", "no licence file", "add one; mreg new writes it"
 
 
@@ -101,12 +129,18 @@ def citation_is_there(repo: RepoFiles) -> Iterator[Draft]:
 
 @rule("REPO004", "warning")
 def card_has_its_sections(repo: RepoFiles) -> Iterator[Draft]:
-    """README.md is a model card: it exists and has a metrics table."""
+    """README.md is a model card: use, training data, results with the metrics block, limits, citation."""
     text = repo.text("README.md")
     if not text.strip():
         yield "README.md", "no model card", "mreg new writes one"
-    elif "<!-- mreg:metrics -->" not in text:
-        yield "README.md", "no block <!-- mreg:metrics -->: mreg evaluate cannot fill in the figures", "add it"
+        return
+    if not all(mark in text for mark in (card.START, card.END)):
+        message = f"no block {card.START} … {card.END}: mreg evaluate cannot fill in the figures"
+        yield "README.md", message, "add both lines under Results"
+    headings = "\n".join(re.findall(r"^#+\s+(.*)$", text, re.MULTILINE)).lower()
+    for title, words in CARD_SECTIONS.items():
+        if not re.search(rf"\b({words})\b", headings):
+            yield "README.md", f"no section on {words.partition('|')[0]}", f"## {title}"
 
 
 @rule("REPO005", "warning")
@@ -128,9 +162,17 @@ def data_stay_out_of_git(repo: RepoFiles) -> Iterator[Draft]:
             yield ".gitignore", f"does not name {folder}/", f"add the line {folder}/"
 
 
+@rule("REPO007", "warning")
+def files_are_small(repo: RepoFiles) -> Iterator[Draft]:
+    """No images, weights, archives or files of the operating system lie among the repo's own files."""
+    for path in repo.tree.files():
+        if path.lower().endswith(LARGE) or path.rpartition("/")[2] == ".DS_Store":
+            yield path, "does not belong into Git", "weights go into a release, images stay where the data are"
+
+
 @rule("ORIENT002")
 def contract_says_the_orientation(repo: RepoFiles) -> Iterator[Draft]:
-    """The repo's dataset.json says image_orientation."""
+    """The repo's dataset.json says image_orientation, one of SCT's 48 codes."""
     if repo.dataset_json is not None:
         yield from model.missing_orientation(repo.dataset_json, "dataset.json")
 
@@ -143,15 +185,24 @@ def contract_is_json(repo: RepoFiles) -> Iterator[Draft]:
 
 
 RULES = [
-    model_toml_is_valid, name_is_canonical, folder_has_the_name, name_agrees_with_the_labels, licence_is_there,
-    citation_is_there, card_has_its_sections, card_shows_todays_commands, data_stay_out_of_git,
-    contract_says_the_orientation, contract_is_json,
+    model_toml_is_valid, name_is_valid, name_is_canonical, folder_has_the_name, name_agrees_with_the_labels,
+    licence_is_there, citation_is_there, card_has_its_sections, card_shows_todays_commands, data_stay_out_of_git,
+    files_are_small, contract_says_the_orientation, contract_is_json,
 ]  # fmt: skip
 
 
+def _ignored(root: Path) -> tuple[str, ...]:
+    """Return the folders that Git does not see, those of model.toml if it can be read."""
+    try:
+        paths = model_toml.read(root / model_toml.FILE_NAME).paths
+    except MregError:
+        paths = model_toml.PathsSection.model_validate({})
+    return (paths.data, paths.runs, paths.dist)
+
+
 def findings(root: Path) -> Iterator[Finding]:
-    """Yield all findings on a working copy."""
-    repo = RepoFiles(root, DiskTree(root))
+    """Yield all findings on a working copy, without its data, runs and archives."""
+    repo = RepoFiles(root, DiskTree(root, skip=_ignored(root)))
     for entry in RULES:
         yield from entry.run(repo)
     if repo.dataset_json is not None:

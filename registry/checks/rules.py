@@ -34,7 +34,8 @@ class Rule(Generic[Subject]):
         """Yield the findings; what cannot be read is one, too."""
         try:
             for path, message, hint in self.function(subject):
-                yield Finding(code=self.code, level=self.level, path=path, message=message, hint=hint)
+                where, said = printable(path), printable(message)
+                yield Finding(code=self.code, level=self.level, path=where, message=said, hint=printable(hint))
         except MregError as error:
             yield Finding(code=self.code, level=self.level, message=error.message, hint=error.hint)
 
@@ -55,3 +56,8 @@ def read_object(tree: Tree, path: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError, MregError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def printable(name: str) -> str:
+    """Return a name from a stranger's file with everything escaped that a terminal or a program could stumble over."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)

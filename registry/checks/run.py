@@ -1,0 +1,88 @@
+"""Rules on a run: what `mreg package` would refuse, said before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from registry.checks import model
+from registry.checks.rules import read_object, rule
+from registry.errors import MregError
+from registry.runs import Run, read_run
+from registry.tree import DiskTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from registry.findings import Finding
+
+Draft = tuple[str, str, str]
+
+
+@dataclass
+class RunFiles:
+    """A run's folder."""
+
+    path: Path
+    tree: DiskTree
+
+    @cached_property
+    def run(self) -> Run | MregError:
+        """Return the run, or what is wrong with its config.json."""
+        try:
+            run = read_run(self.path)
+            _ = run.trainer_folder, run.complete, run.config["dataset"].get("image_orientation")
+        except MregError as error:
+            return error
+        except (TypeError, KeyError, AttributeError) as error:
+            return MregError(f"{self.path / 'config.json'}: not a run's: {type(error).__name__} {error}")
+        return run
+
+
+@rule("RUN001")
+def config_is_readable(files: RunFiles) -> Iterator[Draft]:
+    """config.json says trainer, plans, configuration, settings, dataset and repo."""
+    if isinstance(files.run, MregError):
+        yield "config.json", files.run.message.removeprefix(f"{files.path / 'config.json'}: "), files.run.hint
+
+
+@rule("RUN002")
+def folds_are_finished(files: RunFiles) -> Iterator[Draft]:
+    """Every fold that was asked for has its final checkpoint."""
+    if isinstance(files.run, MregError):
+        return
+    finished = {fold.name for fold in files.run.finished_folds}
+    for fold in files.run.config["settings"]["folds"]:
+        if f"fold_{fold}" not in finished:
+            hint = "train to the end: mreg train goes on where it stopped"
+            yield f"fold_{fold}", "not finished: no checkpoint_final.pth", hint
+
+
+@rule("RUN003")
+def orientation_is_the_configs(files: RunFiles) -> Iterator[Draft]:
+    """dataset.json has the orientation that the run was trained with."""
+    if isinstance(files.run, MregError):
+        return
+    trained = files.run.config["dataset"].get("image_orientation")
+    written = (read_object(files.tree, "dataset.json") or {}).get("image_orientation")
+    if trained and written and trained != written:
+        message = f"image_orientation is {written}, and config.json says that the run was trained in {trained}"
+        yield "dataset.json", message, f'"image_orientation": "{trained}"'
+
+
+RULES = [config_is_readable, folds_are_finished, orientation_is_the_configs]
+
+
+def findings(path: Path) -> Iterator[Finding]:
+    """Yield all findings on a run, or on a trainer folder that was unpacked from an archive."""
+    tree = DiskTree(path)
+    if not tree.exists("config.json"):
+        yield from model.findings(model.ModelFiles(tree, "", path.name, released=True))
+        return
+    files = RunFiles(path, tree)
+    for entry in RULES:
+        yield from entry.run(files)
+    folder = files.run.trainer_folder if isinstance(files.run, Run) else ""
+    yield from model.findings(model.ModelFiles(tree, "", folder, released=False))
