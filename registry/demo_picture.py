@@ -38,7 +38,7 @@ def draw(image: Path, labels: Path, predictions: Path, names: list[str], out: Pa
     figure, axes = plt.subplots(3, 3, figsize=(9, 9.6), facecolor="white", layout="compressed")
     colours = ListedColormap(COLOURS[: len(names)])
     low, high = np.percentile(volume, [1, 99.5])
-    for row, index in zip(axes, chosen, strict=True):
+    for number, (row, index) in enumerate(zip(axes, chosen, strict=True)):
         panels = (("image", None), ("truth", truth), ("prediction", predicted))
         for axis, (title, mask) in zip(row, panels, strict=True):
             axis.imshow(volume[(*box, index)].T, cmap="gray", origin="lower", vmin=low, vmax=high)
@@ -55,9 +55,9 @@ def draw(image: Path, labels: Path, predictions: Path, names: list[str], out: Pa
                 )
             axis.set_xticks([])
             axis.set_yticks([])
-            if axis is row[0]:
+            if title == "image":
                 axis.set_ylabel(f"slice {index}")
-            if row is axes[0]:
+            if number == 0:
                 axis.set_title(title)
     figure.suptitle(case)
     patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, names, strict=False)]
