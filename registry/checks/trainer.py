@@ -116,8 +116,9 @@ def _derived(name: str, classes: dict[str, ast.ClassDef]) -> bool:
         seen.add(current)
         for base in classes[current].bases:
             last = ast.unparse(base).rpartition(".")[2]
+            # a class may have the name of the one that it derives from
+            if last.startswith("nnUNet") and (last not in classes or last == current):
+                return True
             if last in classes and last not in seen:
                 rest.append(last)
-            elif last not in classes and last.startswith("nnUNet"):
-                return True
     return False
