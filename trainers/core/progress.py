@@ -34,21 +34,21 @@ class Progress:
 
     @contextmanager
     def bar(self, title: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
-        """Give `advance(text="")`, to be called once a step; `text` is shown beside the bar."""
+        """Give `advance(text="", steps=1)`, to be called as the work goes on; `text` is shown beside the bar."""
         if not self.console.is_terminal:
-            yield lambda text="": self._line(text)
+            yield lambda text="", steps=1: self._line(text)  # noqa: ARG005 - the terminal's half counts them
             return
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
         )  # fmt: skip
-        with RichProgress(*columns, console=self.console) as bars:
+        with RichProgress(*columns, console=self.console, redirect_stdout=False, redirect_stderr=False) as bars:
             task = bars.add_task(title, total=total, completed=completed, text="")
 
-            def advance(text: str = "") -> None:
+            def advance(text: str = "", steps: int = 1) -> None:
                 if text:
                     bars.update(task, text=text)
-                bars.advance(task)
+                bars.advance(task, steps)
 
             yield advance
 

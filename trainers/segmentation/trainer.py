@@ -118,6 +118,13 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
         super().on_epoch_start()
         seed_everything(self.place.seed + 1_000_003 * (self.current_epoch + 1) + self.local_rank)
 
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on one batch and move the bar."""
+        result: dict[str, Any] = super().train_step(batch)
+        if self._advance:
+            self._advance()
+        return result
+
     def on_epoch_end(self) -> None:
         """Write the epoch's line to metrics.jsonl, and a checkpoint when the last one is old enough."""
         epoch = self.current_epoch
@@ -143,7 +150,8 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
             file.write(json.dumps(plain(line)) + "\n")
         if self._advance:
             dice = " ".join(f"{x:.2f}" for x in plain(line["dice"]) if x is not None)
-            self._advance(f"epoch {epoch + 1}/{self.num_epochs} loss {line['train_loss']:.3f} Dice {dice}")
+            text = f"epoch {epoch + 1}/{self.num_epochs} loss {line['train_loss']:.3f} Dice {dice}"
+            self._advance(text, steps=0)
         due = time.monotonic() - self._saved_at >= self.place.checkpoint_seconds
         if due and self.current_epoch < self.num_epochs:
             self.current_epoch -= 1  # save_checkpoint adds one
@@ -216,8 +224,8 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
 
     def run_training(self) -> None:
         """Train the epochs that are left."""
-        fold, done = self.place.fold, self.current_epoch
-        with self.place.progress.bar(f"train fold {fold}", self.num_epochs, completed=done) as advance:
+        total, done = (epochs * self.num_iterations_per_epoch for epochs in (self.num_epochs, self.current_epoch))
+        with self.place.progress.bar(f"train fold {self.place.fold}", total, completed=done) as advance:
             self._advance = advance
             super().run_training()
 
