@@ -132,7 +132,7 @@ class ZipTree:
 
     @cached_property
     def _files(self) -> list[str]:
-        return sorted(name for name, info in self._infos.items() if not info.is_dir())
+        return sorted(name for name in self._infos if name and not name.endswith("/"))
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""

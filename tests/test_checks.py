@@ -410,6 +410,13 @@ def test_links_and_members_outside_are_reported_and_not_followed(pack):
     assert sorted(found) == ["..\\x", "/etc/cron.d/x", "link"]
 
 
+def test_a_member_without_a_name_is_reported(pack):
+    path = pack(beside={"Q": b"x"})
+    path.write_bytes(path.read_bytes().replace(b"Q", b"\0"))
+    report = check(path)
+    assert "\\x00" in [f.path for f in report.findings if f.code == "ARCHIVE003"]
+
+
 def test_a_zip_bomb_is_reported_and_not_inflated(pack, monkeypatch):
     from registry import tree, unpack
 
