@@ -142,6 +142,13 @@ CRASHES = {
     "fold_0_old": lambda m: placed(m) | {f"{T}/fold_0_old/checkpoint_final.pth": m[CHECKPOINT]},
     "final and best": lambda m: placed(m) | {f"{T}/fold_1/checkpoint_best.pth": m[CHECKPOINT]},
     "only checkpoint_latest": lambda m: placed({k.replace("_final", "_latest"): v for k, v in m.items()}),
+    "an empty folder that begins like a fold": lambda m: placed(m) | {f"{T}/fold_1/": b""},
+    "a file that begins like a fold": lambda m: placed(m) | {f"{T}/fold_0.txt": b"x"},
+    "fold_00": lambda m: placed({k.replace("fold_0/", "fold_00/"): v for k, v in m.items()}),
+    "best, and a final one outside the folds": lambda m: (
+        placed({k.replace("_final", "_best"): v for k, v in m.items()})
+        | {f"{T}/old/checkpoint_final.pth": m[CHECKPOINT]}
+    ),
     "checkpoint a level too deep": lambda m: placed({k.replace("fold_0/", "fold_0/x/"): v for k, v in m.items()}),
     "ivadomed's files at the root": lambda m: placed(m) | {"model.onnx": b"x", "model.json": b"{}"},
     "empty": lambda m: {},
@@ -258,6 +265,8 @@ BAD_REPOS = {
     "REPO004": lambda repo: edit(repo / "README.md", "<!-- mreg:metrics -->", ""),
     "REPO005": lambda repo: edit(repo / "README.md", "sct_deepseg TASK -i", "sct_deepseg -task sc_t2 -i"),
     "REPO006": lambda repo: (repo / ".gitignore").write_text("*.pyc\n"),
+    "REPO008": lambda repo: edit(repo / "model.toml", "[model]", "# data in /home/jdoe/data\n[model]"),
+    "REPO009": lambda repo: (repo / "dataset.json").write_text('{"training": ["sub-01"]}'),
     "REPO007": lambda repo: (repo / "best.pth").write_bytes(b"x"),
 }
 BAD_RUNS = {
@@ -461,9 +470,11 @@ def test_the_data_of_a_repo_are_checked_on_request(repo):
     (dataset / "dataset.json").write_text("{}")
     assert check(repo).ok
     report = check(repo, data=True)
-    assert codes(report, "error") == {"SCHEMA001"}
-    assert {finding.path for finding in report.findings} == {"data/raw/Dataset501_SpinalCordT2w/dataset.json"}
-    assert codes(check(dataset)) == {"SCHEMA001"}
+    assert "SCHEMA001" in codes(report, "error")
+    place = "data/raw/Dataset501_SpinalCordT2w"
+    assert f"{place}/dataset.json" in {finding.path for finding in report.findings}
+    assert all(finding.path.startswith(place) for finding in report.findings)
+    assert codes(check(dataset)) == codes(report, "error", "warning", "note")
 
 
 def test_the_list_of_stock_trainers_has_those_of_the_installed_nnunet():
@@ -535,6 +546,21 @@ def test_the_command_groups_by_path_and_fails_on_errors_only(mreg, pack, repo):
     warned = mreg("check", repo)
     assert warned.exit_code == 0
     assert warned.stdout.endswith(": 1 warning\n")
+
+
+def test_without_a_target_it_is_the_repo_that_one_stands_in(mreg, repo, run, monkeypatch, tmp_path):
+    (repo / "LICENSE").unlink()
+    (repo / "docs").mkdir()
+    for folder in (repo, repo / "docs"):
+        monkeypatch.chdir(folder)
+        report = json.loads(mreg("check", "--json").stdout)
+        assert [finding["code"] for finding in report["findings"]] == ["REPO002"]
+    monkeypatch.chdir(run)
+    assert json.loads(mreg("check", "--json").stdout) == {"target": ".", "ok": True, "findings": []}
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(MregError, match="neither a repo"):
+        check()
 
 
 def test_json_is_one_document(mreg, pack):

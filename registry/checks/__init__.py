@@ -22,11 +22,13 @@ FAMILIES = {
 }
 
 
-def check(target: str | Path, *, data: bool = False) -> Report:
+def check(target: str | Path | None = None, *, data: bool = False) -> Report:
     """Return everything that is wrong with a repo, dataset, run or archive; nothing of it is executed.
 
+    Without a target it is the repo, dataset or run that one stands in.
     `data` reads also the images of a repo's dataset. Raises `MregError` for a target that is none of these.
     """
+    target = _standing_in() if target is None else target
     path = Path(target)
     try:
         there, is_folder = path.exists(), path.is_dir()
@@ -40,6 +42,14 @@ def check(target: str | Path, *, data: bool = False) -> Report:
         return verify(path)
     found = _findings(path.resolve(), data=data)
     return Report(target=str(target), findings=tuple(dict.fromkeys(found)))
+
+
+def _standing_in() -> Path:
+    """Return this folder, or the repo that holds it where this folder is none of the targets."""
+    here = Path.cwd()
+    if any((here / name).is_file() for name in ("model.toml", "dataset.json", "plans.json")):
+        return Path()
+    return next((folder for folder in here.parents if (folder / "model.toml").is_file()), Path())
 
 
 def _findings(path: Path, *, data: bool) -> Iterator[Finding]:

@@ -71,7 +71,8 @@ class Archive:
         folders = [name for name, is_folder in self.trainers.items() if is_folder]
         if len(self.trainers) != 1 or not folders:
             return None
-        return model.ModelFiles(self.tree, f"{self.wrapper}{folders[0]}/", folders[0], released=True)
+        prefix, entries = f"{self.wrapper}{folders[0]}/", tuple(self.tree.names())
+        return model.ModelFiles(self.tree, prefix, folders[0], released=True, entries=entries)
 
 
 @rule("ARCHIVE001")

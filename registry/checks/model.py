@@ -34,6 +34,7 @@ class ModelFiles:
     prefix: str
     folder: str  # TRAINER__PLANS__CONFIGURATION
     released: bool  # whether strangers get these files
+    entries: tuple[str, ...] = ()  # of an archive: its names as they stand, those of empty folders among them
 
     @cached_property
     def files(self) -> list[str]:
@@ -52,13 +53,20 @@ class ModelFiles:
 
     @cached_property
     def folds(self) -> dict[str, set[str]]:
-        """Return fold folder → names of the files directly in it."""
+        """Return fold → names of its files; SCT takes whatever begins with fold_ for one, an empty folder, a file"""
         found: dict[str, set[str]] = {}
-        for path in self.files:
+        empty = [name.removeprefix(self.prefix) for name in self.entries if name.startswith(self.prefix)]
+        for path in (*self.files, *empty):
             top, _, rest = path.partition("/")
-            if rest and top.startswith("fold_"):
-                found.setdefault(top, set()).add(rest)
+            if top.startswith("fold_"):
+                found.setdefault(top, set()).update({rest} - {""})
         return found
+
+    @cached_property
+    def strangers(self) -> list[str]:
+        """Return the final checkpoints in folders that are no fold: SCT sees them when it chooses what to load."""
+        found = [path.split("/") for path in self.files if path.count("/") == 1 and not path.startswith((".", "fold_"))]
+        return sorted("/".join(parts) for parts in found if parts[1] == FINAL)
 
     @cached_property
     def checkpoints(self) -> dict[str, Checkpoint | MregError]:
@@ -119,10 +127,11 @@ def contents_are_there(model: ModelFiles) -> Iterator[Draft]:
 @rule("MODEL002")
 def folds_are_numbers(model: ModelFiles) -> Iterator[Draft]:
     """Folds are fold_0, fold_1 …, or fold_all alone."""
-    names = [fold for fold in model.folds if not re.fullmatch(r"fold_\d+", fold)]
-    for fold in names:
-        if fold != "fold_all" or len(model.folds) > 1:
-            yield model.at(fold), f"{fold} beside {len(model.folds) - 1} others: SCT stops with ValueError", "remove it"
+    for fold in model.folds:
+        if fold == "fold_all" and len(model.folds) > 1:
+            yield model.at(fold), "fold_all beside other folds: SCT stops with ValueError", "ship one or the other"
+        elif fold != "fold_all" and not re.fullmatch(r"fold_(0|[1-9][0-9]*)", fold):
+            yield model.at(fold), f"{fold} is no fold, and SCT takes it for one and stops", "remove it"
 
 
 @rule("MODEL003")
@@ -130,7 +139,10 @@ def every_fold_has_one_kind_of_checkpoint(model: ModelFiles) -> Iterator[Draft]:
     """Every fold has checkpoint_final.pth (or every fold checkpoint_best.pth)."""
     finals = {fold for fold, names in model.folds.items() if FINAL in names}
     bests = {fold for fold, names in model.folds.items() if BEST in names}
-    if finals and finals != set(model.folds):
+    if not finals and model.strangers:
+        for path in model.strangers:
+            yield model.at(path), f"SCT looks for {FINAL} in every fold because of this one", "remove it"
+    elif finals and finals != set(model.folds):
         for fold in sorted(set(model.folds) - finals):
             yield (
                 model.at(fold),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from registry import card, model_toml, names
-from registry.checks import model
+from registry import card, model_toml, names, scrub
+from registry.checks import model, privacy
 from registry.checks.rules import read_object, rule
 from registry.errors import MregError
 from registry.tree import DiskTree
@@ -170,6 +170,26 @@ def files_are_small(repo: RepoFiles) -> Iterator[Draft]:
             yield path, "does not belong into Git", "weights go into a release, images stay where the data are"
 
 
+@rule("REPO008", "warning")
+def files_name_no_home_folder(repo: RepoFiles) -> Iterator[Draft]:
+    """No file of the repo but a page of text names a home folder."""
+    for path, message, _ in privacy.no_home_folders.function(repo.tree):
+        if not path.endswith(".md"):
+            yield path, message, "write the path relative to the repo, or leave it out"
+
+
+@rule("REPO009", "warning")
+def contract_lists_no_cases(repo: RepoFiles) -> Iterator[Draft]:
+    """The repo's dataset.json lists no cases."""
+    listed = [key for key in scrub.CASE_LISTS if (repo.dataset_json or {}).get(key)]
+    if listed:
+        yield (
+            "dataset.json",
+            f"lists cases under {', '.join(listed)}",
+            "take the lists out: Git shows them to everybody",
+        )
+
+
 @rule("ORIENT002")
 def contract_says_the_orientation(repo: RepoFiles) -> Iterator[Draft]:
     """The repo's dataset.json says image_orientation, one of SCT's 48 codes."""
@@ -187,7 +207,8 @@ def contract_is_json(repo: RepoFiles) -> Iterator[Draft]:
 RULES = [
     model_toml_is_valid, name_is_valid, name_is_canonical, folder_has_the_name, name_agrees_with_the_labels,
     licence_is_there, citation_is_there, card_has_its_sections, card_shows_todays_commands, data_stay_out_of_git,
-    files_are_small, contract_says_the_orientation, contract_is_json,
+    files_are_small, files_name_no_home_folder, contract_lists_no_cases, contract_says_the_orientation,
+    contract_is_json,
 ]  # fmt: skip
 
 

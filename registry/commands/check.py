@@ -17,13 +17,13 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
 @click.command("check")
-@click.argument("target", default=".")
+@click.argument("target", required=False)
 @click.option("--data", is_flag=True, help="Read also the images of the repo's dataset.")
 @click.option("--list-rules", is_flag=True, help="List the rules instead.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True)
 @json_option
 @click.pass_context
-def command(context: click.Context, target: str, data: bool, list_rules: bool, form: str, as_json: bool) -> None:
+def command(context: click.Context, target: str | None, data: bool, list_rules: bool, form: str, as_json: bool) -> None:
     """Report everything that is wrong with a repo, dataset, run or archive.
 
     All findings in one go, each with its code, place and the way out. Nothing that is checked is executed, and torch is
