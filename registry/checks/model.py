@@ -53,7 +53,7 @@ class ModelFiles:
 
     @cached_property
     def folds(self) -> dict[str, set[str]]:
-        """Return fold → names of its files; SCT takes whatever begins with fold_ for one, an empty folder, a file"""
+        """Return fold → names of its files; SCT takes whatever begins with fold_ for one, an empty folder, a file."""
         found: dict[str, set[str]] = {}
         empty = [name.removeprefix(self.prefix) for name in self.entries if name.startswith(self.prefix)]
         for path in (*self.files, *empty):
