@@ -60,7 +60,7 @@ def test_labels_are_those_of_stock_nnunet(volume, tmp_path, mirror):
     run(job(model, [case], mirror=mirror))
     expected = stock_labels(model, [image], folds=("0", "1"), mirror=mirror)
     assert np.array_equal(labels_of(tmp_path / "a.nii.gz"), expected)
-    assert 0.05 < expected.mean() < 0.95
+    assert np.array_equal(np.unique(expected), [0, 1])  # random weights: both labels, however few voxels
     assert not np.array_equal(expected, stock_labels(model, [image], folds=("0",), mirror=mirror))
 
 
