@@ -1,154 +1,196 @@
-"""Finds the labelled images of a BIDS tree (masks under derivatives/labels) and of a Decathlon or AUC23 folder."""
+"""Finds the labelled images of a BIDS tree: masks lie under derivatives/labels as IMAGE_label-TAIL.nii.gz."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from registry.errors import IntegrityError, MregError, NotFoundError
+from registry.collection import ENDINGS, Collection, Source, stem, texts
+from registry.errors import ConflictError, MregError, NotFoundError
 from registry.files import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
-ENDING = ".nii.gz"
+MASKS = ("derivatives", "labels")
+SEGMENTATION = "_seg"  # what a mask's tail ends in; points and centre lines end in _label
+WHO_AND_WHEN = ("sub", "ses", "run", "chunk")  # entities that are no part of a contrast
+ABOUT = {"Name": "description", "License": "licence"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One case to import: an image file a channel, and a mask file a label."""
-
-    case: str
-    images: tuple[Path, ...]
-    volumes: tuple[int | None, ...]  # index in the fourth axis, None for a 3D file
-    masks: tuple[tuple[Path, int | None], ...]  # (file, value it gets; None: the file holds the values)
-    test: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collection:
-    """What was found: the cases and what dataset.json says about them."""
-
-    kind: str  # "bids" or "decathlon"
-    sources: tuple[Source, ...]
-    channels: tuple[str, ...]
-    labels: dict[str, int | list[int]]
-    left_out: tuple[str, ...] = ()  # why an image was not taken, a line each
+Masks = dict[str, dict[str, "Path"]]  # image → tail after `label-` → file
 
 
 def find_bids(
     root: Path,
-    contrasts: tuple[str, ...],
-    labels: dict[str, str],
-    regions: dict[str, list[str]],
-    tests: tuple[str, ...],
+    contrasts: tuple[str, ...] = (),
+    labels: dict[str, str] | None = None,
+    regions: dict[str, list[str]] | None = None,
+    tests: tuple[str, ...] = (),
 ) -> Collection:
     """Find the cases that have every contrast and every mask.
 
     `contrasts` are tails of file names (T2w, or flip-1_mt-on_MTS), one a channel; `labels` maps a label to the tail of
     its mask after `label-` (sc: SC_seg), values in their order, a later one on top; `regions` maps a label to those it
-    unites. What is not given is deduced where the tree leaves one possibility.
+    unites; `tests` are subjects, with or without `sub-`. What is not given is deduced where the tree leaves one
+    possibility; raises `MregError` with a list of what there is where it does not.
     """
-    images = {p.name.removesuffix(ENDING): p for p in _images(root)}
-    masks = _masks(root)
-    contrasts = contrasts or (_only_contrast(root, images, masks),)
-    labels = labels or _only_label(root, contrasts, masks)
-    sources, left_out = [], []
-    for stem, path in sorted(images.items()):
-        if not stem.endswith(f"_{contrasts[0]}"):
-            continue
-        prefix = stem.removesuffix(f"_{contrasts[0]}")
-        stems = [f"{prefix}_{contrast}" for contrast in contrasts]
-        missing = [s for s in stems if s not in images]
-        masked = next((s for s in stems if all(tail in masks.get(s, {}) for tail in labels.values())), None)
-        if missing:
-            left_out.append(f"{stem}: no image {', '.join(missing)}")
-        elif masked is None:
-            left_out.append(f"{stem}: no mask {', '.join(t for t in labels.values() if t not in masks.get(stem, {}))}")
+    if not root.is_dir():
+        raise NotFoundError(f"{root}: no such folder", hint="name the BIDS tree, or a folder with a v1 dataset.json")
+    images, masks = _images(root), _masks(root)
+    contrasts = contrasts or (_only_contrast(root, images, masks, labels or {}),)
+    labels = labels or _only_label(root, images, masks, contrasts)
+    subjects = {subject if subject.startswith("sub-") else f"sub-{subject}" for subject in tests}
+    sources: list[Source] = []
+    left_out = []
+    for name in sorted(name for name in images if _has_tail(name, contrasts[0])):
+        found, missing = _find_case(name, contrasts, tuple(labels.values()), images, masks)
+        if found is None:
+            left_out.append(f"{name}: no {', '.join(missing)}")
         else:
-            subject = path.relative_to(root).parts[0]
-            values = tuple((masks[masked][tail], value) for value, tail in enumerate(labels.values(), start=1))
-            case = stem if len(contrasts) == 1 else f"{prefix}_{contrasts[0].split('_')[-1]}"
-            sources.append(
-                Source(
-                    case=case,
-                    images=tuple(images[s] for s in stems),
-                    volumes=(None,) * len(stems),
-                    masks=values,
-                    test=subject in tests,
-                )
-            )
-    _require(root, sources, tests)
+            sources.append(replace(found, test=_subject(root, found.images[0]) in subjects))
+    _require_cases(root, sources, images, masks, subjects)
     return Collection(
         kind="bids",
         sources=tuple(sources),
         channels=contrasts,
-        labels=_label_values(labels, regions),
+        labels=_label_values(labels, regions or {}),
+        about=_about(root),
         left_out=tuple(left_out),
     )
 
 
-def _images(root: Path) -> Iterator[Path]:
-    if not root.is_dir():
-        raise NotFoundError(f"{root}: no such folder", hint="name the BIDS tree, or a folder with a v1 dataset.json")
-    for subject in sorted(root.glob("sub-*")):
-        yield from sorted(subject.rglob(f"*{ENDING}"))
+def _find_case(
+    name: str, contrasts: tuple[str, ...], tails: tuple[str, ...], images: dict[str, Path], masks: Masks
+) -> tuple[Source | None, list[str]]:
+    """Return the case of an image of the first contrast, or what it lacks."""
+    prefix = name.removesuffix(f"_{contrasts[0]}")
+    channels = [f"{prefix}_{contrast}" for contrast in contrasts]
+    # A mask of any channel will do, since all lie on one grid; the first channel's comes first.
+    found = {tail: masks[channel][tail] for channel in channels[::-1] for tail in masks.get(channel, ())}
+    missing = [f"image {channel}" for channel in channels if channel not in images]
+    missing += [f"mask {tail}" for tail in tails if tail not in found]
+    if missing:
+        return None, missing
+    values = tuple((found[tail], value) for value, tail in enumerate(tails, start=1))
+    case = _case(prefix, contrasts)
+    return Source(case=case, images=tuple(images[channel] for channel in channels), masks=values), []
 
 
-def _masks(root: Path) -> dict[str, dict[str, Path]]:
-    """Return image stem → tail after `label-` → mask file."""
-    found: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in sorted((root / "derivatives" / "labels").rglob(f"*_label-*{ENDING}")):
-        stem, _, tail = path.name.removesuffix(ENDING).rpartition("_label-")
-        found[stem][tail] = path
+def _case(prefix: str, contrasts: tuple[str, ...]) -> str:
+    """Name a case after its image; after what its channels share where it has several."""
+    if len(contrasts) == 1:
+        return f"{prefix}_{contrasts[0]}"
+    suffixes = {contrast.rpartition("_")[2] for contrast in contrasts}
+    return "_".join([prefix, *suffixes]) if len(suffixes) == 1 else prefix
+
+
+def _images(root: Path) -> dict[str, Path]:
+    return _by_name(path for subject in sorted(root.glob("sub-*")) for path in sorted(subject.rglob("sub-*")))
+
+
+def _masks(root: Path) -> Masks:
+    found: Masks = defaultdict(dict)
+    for name, path in _by_name(sorted(root.joinpath(*MASKS).rglob("sub-*_label-*"))).items():
+        image, _, tail = name.rpartition("_label-")
+        found[image][tail] = path
+    return dict(found)
+
+
+def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.name.endswith(ENDINGS) and found.setdefault(stem(path), path) != path:
+            raise ConflictError(f"{found[stem(path)]} and {path}: two files of one name", hint="remove one of them")
     return found
 
 
-def _only_contrast(root: Path, images: dict[str, Path], masks: dict[str, dict[str, Path]]) -> str:
-    """Return the contrast of the labelled images if there is just one."""
-    with_mask = {s for s, tails in masks.items() if s in images and any(t.endswith("_seg") for t in tails)}
-    counts = Counter(stem.split("_")[-1] for stem in with_mask)
-    if len(counts) == 1:
-        return next(iter(counts))
-    if not counts:
+def _has_tail(name: str, contrast: str) -> bool:
+    return name.endswith(f"_{contrast}")
+
+
+def _subject(root: Path, path: Path) -> str:
+    return path.relative_to(root).parts[0]
+
+
+def _only_contrast(root: Path, images: dict[str, Path], masks: Masks, labels: dict[str, str]) -> str:
+    """Return the contrast of the images that have the masks, or any segmentation, if there is just one."""
+    wanted = set(labels.values())
+    suffixes = {
+        name.rpartition("_")[2]
+        for name, tails in masks.items()
+        if name in images and (wanted <= set(tails) if wanted else any(t.endswith(SEGMENTATION) for t in tails))
+    }
+    if len(suffixes) == 1:
+        return suffixes.pop()
+    if not suffixes and wanted:
         raise NotFoundError(
-            f"{root}: no image has a mask named IMAGE_label-NAME_seg{ENDING} under derivatives/labels",
-            hint="masks are looked for as derivatives/labels/sub-01/anat/sub-01_T2w_label-SC_seg.nii.gz",
+            f"{root}: no image has the masks {', '.join(sorted(wanted))}{_listing(images, masks)}",
+            hint="choose: --label sc=SC_seg",
         )
-    listed = ", ".join(f"{contrast} ({count})" for contrast, count in counts.most_common())
-    raise MregError(f"{root}: labelled images of several contrasts: {listed}", hint="choose: --contrast T2w")
-
-
-def _only_label(root: Path, contrasts: tuple[str, ...], masks: dict[str, dict[str, Path]]) -> dict[str, str]:
-    tails = Counter(
-        tail
-        for stem, found in masks.items()
-        if any(stem.endswith(f"_{contrast}") for contrast in contrasts)
-        for tail in found
-        if tail.endswith("_seg")
+    raise (
+        MregError(
+            f"{root}: labelled images of several contrasts{_listing(images, masks)}",
+            hint="choose: --contrast T2w --label sc=SC_seg",
+        )
+        if suffixes
+        else _nothing_labelled(root)
     )
+
+
+def _only_label(root: Path, images: dict[str, Path], masks: Masks, contrasts: tuple[str, ...]) -> dict[str, str]:
+    tails = {
+        tail
+        for name, found in masks.items()
+        if name in images and any(_has_tail(name, contrast) for contrast in contrasts)
+        for tail in found
+        if tail.endswith(SEGMENTATION)
+    }
     if len(tails) == 1:
-        tail = next(iter(tails))
-        return {tail.removesuffix("_seg").lower(): tail}
-    listed = ", ".join(f"{tail} ({count})" for tail, count in tails.most_common()) or "none"
-    raise MregError(f"{root}: masks for {', '.join(contrasts)}: {listed}", hint="choose: --label sc=SC_seg")
+        tail = tails.pop()
+        return {tail.removesuffix(SEGMENTATION).lower(): tail}
+    what = "several masks" if tails else "no mask"
+    raise MregError(
+        f"{root}: {what} for {', '.join(contrasts)}{_listing(images, masks)}",
+        hint="choose: --contrast T2w --label sc=SC_seg",
+    )
 
 
-def _require(root: Path, sources: list[Source], tests: tuple[str, ...]) -> None:
-    if not any(not source.test for source in sources):
+def _listing(images: dict[str, Path], masks: Masks) -> str:
+    """Return what could be imported: a line a contrast, with the masks there are and how many."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for name in images:
+        entities = [part for part in name.split("_") if part.partition("-")[0] not in WHO_AND_WHEN]
+        counts["_".join(entities)].update(masks.get(name, {}).keys())
+    lines = [
+        f"\n  {contrast}: {', '.join(f'{tail} ({count})' for tail, count in tails.most_common()) or 'no masks'}"
+        for contrast, tails in sorted(counts.items())
+    ]
+    return ". There are:" + "".join(lines) if lines else ". There is no image sub-*.nii.gz"
+
+
+def _nothing_labelled(root: Path) -> NotFoundError:
+    return NotFoundError(
+        f"{root}: no image has a mask named IMAGE_label-NAME_seg.nii.gz under {'/'.join(MASKS)}",
+        hint=f"masks are looked for as {'/'.join(MASKS)}/sub-01/anat/sub-01_T2w_label-SC_seg.nii.gz",
+    )
+
+
+def _require_cases(root: Path, sources: list[Source], images: dict[str, Path], masks: Masks, tests: set[str]) -> None:
+    subjects = {_subject(root, source.images[0]) for source in sources}
+    if not subjects:
         raise NotFoundError(
-            f"{root}: no labelled training image was found", hint="see --contrast, --label, --test-subject"
+            f"{root}: no image has all of these contrasts and masks{_listing(images, masks)}",
+            hint="see --contrast and --label",
         )
-    subjects = {source.images[0].relative_to(root).parts[0] for source in sources}
-    absent = [subject for subject in tests if subject not in subjects]
-    if absent:
+    if absent := sorted(tests - subjects):
         raise NotFoundError(
             f"{root}: test subject {', '.join(absent)} has no labelled image",
             hint=f"there are: {', '.join(sorted(subjects))}",
         )
+    if tests == subjects:
+        raise MregError(f"{root}: every subject is a test subject", hint="leave some for the training")
 
 
 def _label_values(labels: dict[str, str], regions: dict[str, list[str]]) -> dict[str, int | list[int]]:
@@ -157,51 +199,14 @@ def _label_values(labels: dict[str, str], regions: dict[str, list[str]]) -> dict
     for region, parts in regions.items():
         unknown = [name for name in (region, *parts) if name not in values]
         if unknown:
-            raise MregError(f"--region {region}={'+'.join(parts)}: no --label named {', '.join(unknown)}")
-        written[region] = sorted(values[part] for part in parts)
+            raise MregError(
+                f"--region {region}={'+'.join(parts)}: no --label named {', '.join(unknown)}",
+                hint="name a region and its parts as labels: --label sc=SC_seg --label lesion=lesion_seg",
+            )
+        written[region] = sorted({values[region], *(values[part] for part in parts)})
     return written
 
 
-def find_decathlon(root: Path) -> Collection:
-    """Read a folder with a version-1 dataset.json: Medical Segmentation Decathlon, or AUC23 with its regions."""
-    document = read_json(root / "dataset.json")
-    training = document.get("training")
-    if not isinstance(training, list) or not training:
-        raise IntegrityError(
-            f"{root / 'dataset.json'}: no list of training cases", hint="is it a BIDS tree or a v2 dataset?"
-        )
-    if not all(isinstance(item, dict) and "image" in item for item in training):
-        raise IntegrityError(f"{root / 'dataset.json'}: a training case has no image")
-    masked = sum("label" in item for item in training)
-    if masked < len(training) or "labels" not in document:
-        raise MregError(
-            f"{root / 'dataset.json'}: {masked} of {len(training)} training cases have a mask",
-            hint="a segmentation dataset needs one for each",
-        )
-    channels = tuple(
-        str(name) for _, name in sorted(document.get("modality", {"0": "MRI"}).items(), key=lambda i: int(i[0]))
-    )
-    sources = [_decathlon_source(root, item["image"], item["label"], len(channels), test=False) for item in training]
-    sources += [
-        _decathlon_source(root, f"imagesTs/{mask.name}", f"labelsTs/{mask.name}", len(channels), test=True)
-        for mask in sorted((root / "labelsTs").glob(f"[!.]*{ENDING}"))
-    ]
-    labels: dict[str, int | list[int]] = {
-        re.sub(r"\W+", "_", str(name)): int(value)
-        for value, name in sorted(document["labels"].items(), key=lambda i: int(i[0]))
-    }
-    return Collection(kind="decathlon", sources=tuple(sources), channels=channels, labels=labels)
-
-
-def _decathlon_source(root: Path, image: str, mask: str, channels: int, *, test: bool) -> Source:
-    for written in (image, mask):
-        if not (root / written).resolve().is_relative_to(root.resolve()):
-            raise IntegrityError(f"{root / 'dataset.json'}: {written} lies outside the folder")
-    path = root / image
-    case = path.name.removesuffix(ENDING)
-    files = [path.with_name(f"{case}_{channel:04d}{ENDING}") for channel in range(channels)]
-    numbered = all(file.is_file() for file in files)
-    volumes: tuple[int | None, ...] = (None,) if channels == 1 else tuple(range(channels))
-    found: dict[str, Any] = {"images": tuple(files) if numbered else (path,) * channels}
-    found["volumes"] = (None,) * channels if numbered else volumes
-    return Source(case=case, masks=((root / mask, None),), test=test, **found)
+def _about(root: Path) -> dict[str, str]:
+    path = root / "dataset_description.json"
+    return texts(read_json(path), ABOUT) if path.is_file() else {}

@@ -2,314 +2,213 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from registry import orientation
-from registry.bids import ENDING
-from registry.dataset import GRID_TOLERANCE, read_volume
+from registry import orientation, output, scrub
+from registry.collection import ENDING, ENDINGS
+from registry.dataset_findings import finding
+from registry.dataset_splits import check_sides, check_splits
+from registry.dataset_volumes import Expected, Seen, look_at_image, look_at_label_map, on_one_grid, twice
 from registry.errors import IntegrityError, MregError
 from registry.files import read_json
-from registry.findings import Finding, Report
+from registry.findings import Report
 from registry.labels import check_labels, regions
 from registry.schemas import validate
-from registry.splits import subject_of
+from registry.volumes import WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from registry.findings import Finding
 
-PARTS = ("Tr", "Ts")
+COUNTS = {"Tr": "numTraining", "Ts": "numTest"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Volume:
-    """What one pass over a file tells; the voxels themselves are not kept."""
+class Part:
+    """The files for training or for testing, as their names tell."""
 
-    path: str  # inside the dataset
-    shape: tuple[int, ...] = ()
-    affine: Any = None  # (4, 4), None for a file that cannot be read
-    digest: str = ""
-    values: tuple[int, ...] = ()  # of a label map
-    findings: tuple[Finding, ...] = ()
+    name: str  # "Tr" or "Ts"
+    ending: str
+    images: dict[str, dict[int, Path]] = field(default_factory=dict)  # case → channel → file
+    labels: dict[str, Path] = field(default_factory=dict)
+    strangers: tuple[Path, ...] = ()  # files that are neither
+
+    @property
+    def cases(self) -> list[str]:
+        """Return every case that has an image or a label map."""
+        return sorted({*self.images, *self.labels})
 
 
-def verify(dataset: Path) -> Report:
-    """Return all findings on an nnU-Net raw dataset; each image is read once."""
-    findings: list[Finding] = []
+def verify(dataset: Path, *, progress: bool = False) -> Report:
+    """Return all findings on an nnU-Net raw dataset; each image is read once, a few at a time.
+
+    `progress` shows a bar. Raises `MregError` only where there is no folder, or no JSON object in its dataset.json.
+    """
     if not dataset.is_dir():
         raise MregError(f"{dataset}: no such folder", hint="name a folder DatasetNNN_Name")
     document = read_json(dataset / "dataset.json")
     if not isinstance(document, dict):
         raise IntegrityError(f"{dataset / 'dataset.json'}: not a JSON object")
-    findings += validate("dataset", document, "dataset.json")
-    broken = any(finding.level == "error" for finding in findings)
-    if not broken:
+    findings = validate("dataset", document, "dataset.json")
+    if isinstance(document.get("labels"), dict) and document["labels"]:
         findings += check_labels(document)
-        for part in PARTS:
-            findings += _part(dataset, part, document)
-        findings += _splits(dataset)
-    return Report(target=str(dataset), findings=tuple(findings))
+    parts = [_list(dataset, name, _ending(document)) for name in COUNTS]
+    findings += _document(dataset, document)
+    for part in parts:
+        findings += _files(dataset, part, document)
+    findings += _volumes(dataset, parts, document, progress=progress)
+    findings += check_sides(parts[0].images, parts[1].images)
+    findings += check_splits(dataset, parts[0].images)
+    return Report(target=str(dataset), findings=tuple(dict.fromkeys(findings)))
 
 
-def _part(dataset: Path, part: str, document: dict[str, Any]) -> Iterator[Finding]:
-    """Check training or test files: which there are, then each of them, then the cases."""
-    images, labels = dataset / f"images{part}", dataset / f"labels{part}"
-    if not images.is_dir():
-        if part == "Tr":
-            yield Finding(
-                code="DATA001", message="no folder imagesTr", path="imagesTr", hint="mreg data import writes it"
-            )
-        return
-    channels = range(len(document["channel_names"]))
-    ending = document["file_ending"]
-    cases: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in sorted(images.iterdir()):
-        found = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", path.name)
-        if found:
-            cases[found[1]][int(found[2])] = path
-        elif not path.name.startswith("."):
-            yield Finding(
-                code="DATA002",
-                message=f"not named CASE_0000{ending}",
-                path=_inside(dataset, path),
-                hint="rename or remove it",
-            )
-    masks = {p.name.removesuffix(ending): p for p in sorted(labels.glob(f"[!.]*{ending}"))} if labels.is_dir() else {}
-    yield from _missing(dataset, part, cases, masks, channels)
-    yield from _counts(part, cases, document)
-    if ending != ENDING:
-        yield Finding(
-            code="DATA003",
-            level="note",
-            message=f"{ending} images are not opened",
-            path="dataset.json",
-            hint="use .nii.gz",
-        )
-        return
-    allowed = {value for values in regions(document).values() for value in values} | {0}
-    allowed |= {int(v) for k, v in document["labels"].items() if k == "ignore" and isinstance(v, int)}
-    with ThreadPoolExecutor() as pool:
-        read_images = {
-            case: pool.map(lambda p: _read(dataset, p, document), files.values()) for case, files in cases.items()
-        }
-        read_masks = {case: pool.submit(_read_mask, dataset, path, allowed) for case, path in masks.items()}
-        seen: dict[str, str] = {}
-        for case in sorted({*cases, *masks}):
-            volumes = [*read_images.get(case, ())]
-            for volume in volumes:
-                yield from volume.findings
-                yield from _duplicate(volume, seen)
-            if case in read_masks:
-                mask = read_masks[case].result()
-                yield from mask.findings
-                volumes.append(mask)
-            yield from _one_grid(volumes)
+def _ending(document: dict[str, Any]) -> str:
+    ending = document.get("file_ending")
+    return ending if isinstance(ending, str) and ending else ENDING
 
 
-def _missing(
-    dataset: Path, part: str, cases: dict[str, dict[int, Path]], masks: dict[str, Path], channels: range
-) -> Iterator[Finding]:
-    for case, files in cases.items():
-        for channel in sorted({*channels} - {*files}):
-            path = f"images{part}/{case}_{channel:04d}{ENDING}"
-            yield Finding(
-                code="DATA004",
-                message=f"channel {channel} of case {case} is missing",
-                path=path,
-                hint="add the file or remove the case",
-            )
-        for channel in sorted({*files} - {*channels}):
-            yield Finding(
-                code="DATA005", message=f"channel {channel} is not in dataset.json's channel_names",
-                path=_inside(dataset, files[channel]), hint="add the channel to dataset.json or remove the file",
-            )  # fmt: skip
-        if case not in masks and (part == "Tr" or masks):
-            yield Finding(
-                code="DATA006",
-                message=f"case {case} has no label map",
-                path=f"labels{part}/{case}{ENDING}",
-                hint="add it or remove the case",
-            )
-    for case in sorted({*masks} - {*cases}):
-        yield Finding(
-            code="DATA007",
-            message="label map without an image",
-            path=_inside(dataset, masks[case]),
-            hint="remove it or add the image",
-        )
+def _list(dataset: Path, name: str, ending: str) -> Part:
+    """Sort the files of a part by their names."""
+    images: dict[str, dict[int, Path]] = defaultdict(dict)
+    labels: dict[str, Path] = {}
+    strangers = []
+    for kind in ("images", "labels"):
+        folder = dataset / f"{kind}{name}"
+        for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
+            numbered = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", path.name)
+            if kind == "images" and numbered:
+                images[numbered[1]][int(numbered[2])] = path
+            elif kind == "labels" and path.name.endswith(ending):
+                labels[path.name.removesuffix(ending)] = path
+            else:
+                strangers.append(path)
+    return Part(name=name, ending=ending, images=dict(images), labels=labels, strangers=tuple(strangers))
 
 
-def _counts(part: str, cases: dict[str, dict[int, Path]], document: dict[str, Any]) -> Iterator[Finding]:
-    key = {"Tr": "numTraining", "Ts": "numTest"}[part]
+def _document(dataset: Path, document: dict[str, Any]) -> Iterator[Finding]:
+    """Check what the JSON files say beside what the schema and the labels' rules ask."""
+    if document.get("dataset"):
+        yield finding("DATA027", "dataset.json", "lists its files under the key dataset, which are not opened")
+    for path in sorted(dataset.glob("*.json")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        bad = [number for number, line in enumerate(lines, start=1) if scrub.paths(line) != line]
+        if bad:
+            where = f"line {bad[0]}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
+            yield finding("DATA021", path.name, f"holds absolute paths: {where}")
+
+
+def _files(dataset: Path, part: Part, document: dict[str, Any]) -> Iterator[Finding]:
+    """Check which files there are, without opening them."""
+    if part.name == "Tr" and not part.images:
+        there = (dataset / "imagesTr").is_dir()
+        message = f"no image CASE_0000{part.ending} in imagesTr" if there else "no folder imagesTr"
+        yield finding("DATA001", "imagesTr", message)
+    for path in part.strangers:
+        wanted = f"CASE_0000{part.ending}" if path.parent.name.startswith("images") else f"CASE{part.ending}"
+        yield finding("DATA002", _inside(dataset, path), f"not named {wanted}")
+    channels = document.get("channel_names")
+    for case, files in part.images.items():
+        if isinstance(channels, dict) and channels:
+            yield from _channels(dataset, part, case, files, len(channels))
+        if case not in part.labels and (part.name == "Tr" or part.labels):
+            yield finding("DATA006", f"labels{part.name}/{case}{part.ending}", f"case {case} has no label map")
+    for case in sorted({*part.labels} - {*part.images}):
+        yield finding("DATA007", _inside(dataset, part.labels[case]), "label map without an image")
+    yield from _count(part, document)
+    if part.images and part.ending not in ENDINGS:
+        yield finding("DATA003", "dataset.json", f"{part.ending} images are not opened")
+
+
+def _channels(dataset: Path, part: Part, case: str, files: dict[int, Path], count: int) -> Iterator[Finding]:
+    for channel in sorted({*range(count)} - {*files}):
+        path = f"images{part.name}/{case}_{channel:04d}{part.ending}"
+        yield finding("DATA004", path, f"channel {channel} of case {case} is missing")
+    for channel in sorted({*files} - {*range(count)}):
+        message = f"channel {channel} is not in dataset.json's channel_names"
+        yield finding("DATA005", _inside(dataset, files[channel]), message)
+
+
+def _count(part: Part, document: dict[str, Any]) -> Iterator[Finding]:
+    key, there = COUNTS[part.name], len(part.images)
+    hint = f'"{key}": {there}'
     if key not in document:
-        if part == "Tr":
-            yield Finding(
-                code="DATA008",
-                message="numTraining is missing",
-                path="dataset.json",
-                hint=f'"numTraining": {len(cases)}',
-            )
-    elif document[key] != len(cases):
-        message = f"{key} = {document[key]}, but images{part} holds {len(cases)} cases"
-        level = "error" if part == "Tr" else "warning"
-        yield Finding(code="DATA009", level=level, message=message, path="dataset.json", hint=f'"{key}": {len(cases)}')  # type: ignore[arg-type]
+        if part.name == "Tr":
+            yield finding("DATA008", "dataset.json", "numTraining is missing", hint)
+    elif document[key] != there:
+        message = f"{key} = {document[key]}, but images{part.name} holds {there} cases"
+        yield finding("DATA009", "dataset.json", message, hint, level="error" if part.name == "Tr" else "warning")
 
 
-def _read(dataset: Path, path: Path, document: dict[str, Any]) -> Volume:
-    """Read an image and look at its voxels and orientation."""
-    import numpy as np
+def _volumes(dataset: Path, parts: list[Part], document: dict[str, Any], *, progress: bool) -> Iterator[Finding]:
+    """Read every file once, and compare those of a case with each other."""
+    code = document.get("image_orientation")
+    expected = Expected(orientation=code if orientation.is_valid(code) else None, values=_values(document))
+    parts = [part for part in parts if part.ending in ENDINGS]
+    files = [
+        (case, path, is_label)
+        for part in parts
+        for case in part.cases
+        for path, is_label in [*((p, False) for p in _ordered(part, case)), *((p, True) for p in _label(part, case))]
+    ]
 
-    name = _inside(dataset, path)
+    def look(file: tuple[str, Path, bool]) -> Seen:
+        _, path, is_label = file
+        return (look_at_label_map if is_label else look_at_image)(path, _inside(dataset, path), expected)
+
+    title = f"verify {len(files)} files"
+    bar = output.count_progress(title, len(files)) if progress else nullcontext(lambda: None)
+    by_case: dict[tuple[str, str], list[Seen]] = defaultdict(list)
+    with bar as advance, ThreadPoolExecutor(WORKERS) as pool:
+        for (case, path, _), seen in zip(files, pool.map(look, files), strict=True):
+            by_case[path.parent.name[-2:], case].append(seen)
+            advance()
+    first_of: dict[str, str] = {}
+    for volumes in by_case.values():
+        for volume in volumes:
+            yield from volume.findings
+        yield from twice(volumes, first_of)
+        yield from on_one_grid(volumes)
+    if expected.orientation is None:
+        yield from _orientations([volume for volumes in by_case.values() for volume in volumes])
+
+
+def _ordered(part: Part, case: str) -> list[Path]:
+    files = part.images.get(case, {})
+    return [files[channel] for channel in sorted(files)]
+
+
+def _label(part: Part, case: str) -> list[Path]:
+    return [part.labels[case]] if case in part.labels else []
+
+
+def _orientations(volumes: list[Seen]) -> Iterator[Finding]:
+    """Say what image_orientation should be, where dataset.json does not say it."""
+    counts = Counter(orientation.of_affine(v.affine) for v in volumes if v.affine is not None)
+    listed = ", ".join(f"{orientation.describe(code)}: {count}" for code, count in counts.most_common())
+    if len(counts) == 1:
+        hint = f'"image_orientation": "{next(iter(counts))}"'
+        yield finding("DATA026", "dataset.json", f"all files are {listed}", hint)
+    elif counts:
+        yield finding("DATA013", "dataset.json", f"the files have several orientations: {listed}")
+
+
+def _values(document: dict[str, Any]) -> frozenset[int] | None:
+    """Return the values that a label map may hold, None where dataset.json cannot be read that far."""
+    if not isinstance(document.get("labels"), dict) or not document["labels"]:
+        return None
     try:
-        array, affine = read_volume(path)
-    except IntegrityError as error:
-        return Volume(path=name, findings=(_unreadable(error, path, name),))
-    findings = []
-    if array.dtype.kind == "f" and (bad := int(array.size - np.isfinite(array).sum())):
-        findings.append(
-            Finding(
-                code="DATA011",
-                message=f"{bad} voxels are NaN or infinite",
-                path=name,
-                hint="replace them before importing",
-            )
-        )
-    elif array.size and array.min() == array.max():
-        findings.append(
-            Finding(
-                code="DATA012",
-                level="warning",
-                message=f"every voxel is {array.flat[0]}",
-                path=name,
-                hint="is it the right image?",
-            )
-        )
-    found, written = orientation.of_affine(affine), document["image_orientation"]
-    if found != written:
-        findings.append(
-            Finding(
-                code="DATA013",
-                message=f"is {orientation.describe(found)}, dataset.json says {orientation.describe(written)}",
-                path=name,
-                hint="import the images again with one --orientation",
-            )
-        )
-    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-    return Volume(path=name, shape=array.shape, affine=affine, digest=digest, findings=tuple(findings))
-
-
-def _read_mask(dataset: Path, path: Path, allowed: set[int]) -> Volume:
-    import numpy as np
-
-    name = _inside(dataset, path)
-    try:
-        array, affine = read_volume(path)
-    except IntegrityError as error:
-        return Volume(path=name, findings=(_unreadable(error, path, name),))
-    values = np.unique(array)
-    wrong = [value for value in values.tolist() if value not in allowed]
-    findings = []
-    if wrong:
-        listed = ", ".join(f"{value:g}" for value in wrong[:5]) + (" …" if len(wrong) > 5 else "")  # noqa: PLR2004
-        findings.append(
-            Finding(
-                code="DATA014",
-                message=f"label values that dataset.json does not know: {listed}",
-                path=name,
-                hint="correct the mask or add the label",
-            )
-        )
-    elif values.max(initial=0) == 0:
-        findings.append(
-            Finding(
-                code="DATA015",
-                level="note",
-                message="the label map is empty",
-                path=name,
-                hint="right for a case without the structure",
-            )
-        )
-    return Volume(path=name, shape=array.shape, affine=affine, findings=tuple(findings))
-
-
-def _unreadable(error: IntegrityError, path: Path, name: str) -> Finding:
-    return Finding(code="DATA010", message=error.message.removeprefix(f"{path}: "), path=name, hint="replace the file")
-
-
-def _one_grid(volumes: list[Volume]) -> Iterator[Finding]:
-    """Channels and label map of a case must lie on one grid."""
-    import numpy as np
-
-    readable = [volume for volume in volumes if volume.affine is not None]
-    for volume in readable[1:]:
-        first = readable[0]
-        if volume.shape != first.shape:
-            message = f"{volume.shape} voxels, {first.path} has {first.shape}"
-        elif not np.allclose(volume.affine, first.affine, atol=GRID_TOLERANCE):
-            off = np.abs(volume.affine - first.affine).max()
-            message = f"lies on another grid than {first.path}: affines differ by up to {off:.3g} mm"
-        else:
-            continue
-        yield Finding(
-            code="DATA016", message=message, path=volume.path, hint="resample it onto the image, or draw it again"
-        )
-
-
-def _duplicate(volume: Volume, seen: dict[str, str]) -> Iterator[Finding]:
-    if not volume.digest:
-        return
-    first = seen.setdefault(volume.digest, volume.path)
-    if first != volume.path:
-        yield Finding(
-            code="DATA017",
-            level="warning",
-            message=f"the same voxels as {first}",
-            path=volume.path,
-            hint="remove one of them",
-        )
-
-
-def _splits(dataset: Path) -> Iterator[Finding]:
-    """Check splits_final.json against the cases, and that no subject stands on both sides."""
-    path = dataset / "splits_final.json"
-    if not path.is_file():
-        return
-    try:
-        splits = read_json(path)
-        folds = [(list(split["train"]), list(split["val"])) for split in splits]
-    except (IntegrityError, TypeError, KeyError) as error:
-        yield Finding(
-            code="DATA018",
-            message=f"not a list of train and val: {error}",
-            path=path.name,
-            hint="remove it: it is made anew",
-        )
-        return
-    cases = {re.sub(r"_\d{4}\.nii\.gz$", "", p.name) for p in (dataset / "imagesTr").glob(f"[!.]*{ENDING}")}
-    for number, (train, val) in enumerate(folds):
-        unknown = sorted({*train, *val} - cases)
-        if unknown:
-            yield Finding(
-                code="DATA019",
-                message=f"fold {number} names cases that are not there: {', '.join(unknown[:5])}",
-                path=path.name,
-                hint="remove the file: it is made anew",
-            )
-        both = sorted({subject_of(case) for case in train} & {subject_of(case) for case in val})
-        if both:
-            yield Finding(
-                code="DATA020",
-                level="warning",
-                message=f"fold {number}: {', '.join(both[:5])} in training and validation",
-                path=path.name,
-                hint="split by subject",
-            )
+        values = {value for named in regions(document).values() for value in named} | {0}
+    except MregError:
+        return None
+    ignore = document["labels"].get("ignore")
+    return frozenset(values | ({ignore} if isinstance(ignore, int) else set()))
 
 
 def _inside(dataset: Path, path: Path) -> str:

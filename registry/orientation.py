@@ -23,10 +23,19 @@ def is_valid(code: object) -> bool:
 
 
 def to_nibabel(code: str) -> str:
-    """Return nibabel's letters for SCT's, and the other way round.
+    """Return nibabel's letters for SCT's.
 
     >>> to_nibabel("RPI")
     'LAS'
+    """
+    return code.translate(OPPOSITE)
+
+
+def from_nibabel(code: str) -> str:
+    """Return SCT's letters for nibabel's; the same swap, which is its own inverse.
+
+    >>> from_nibabel("LAS")
+    'RPI'
     """
     return code.translate(OPPOSITE)
 
@@ -44,13 +53,14 @@ def of_affine(affine: NDArray[np.floating[Any]]) -> str:
     """Return SCT's code of an image's affine (4, 4); of an oblique one the nearest."""
     import nibabel as nib
 
-    return to_nibabel("".join(letter or "?" for letter in nib.aff2axcodes(affine)))
+    return from_nibabel("".join(letter or "?" for letter in nib.aff2axcodes(affine)))
 
 
-def reorient(
-    array: NDArray[Any], affine: NDArray[np.floating[Any]], code: str
-) -> tuple[NDArray[Any], NDArray[np.floating[Any]]]:
-    """Return a volume (x, y, z) and its affine in another orientation, by flips and axis swaps only."""
+def reorient(array: NDArray[Any], affine: NDArray[np.float64], code: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return a volume (x, y, z) and its affine in another orientation of SCT's, by flips and axis swaps only.
+
+    No voxel is resampled, and none moves: the way back to the old code restores the volume.
+    """
     import nibabel as nib
     from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 

@@ -75,3 +75,19 @@ def byte_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.update(task, advance=count)
+
+
+@contextmanager
+def count_progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Give a function to call after each item; a bar on a terminal, one line with the duration elsewhere."""
+    start = time.monotonic()
+    if is_terminal():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda: progress.advance(task)
+    else:
+        yield lambda: None
+    say(f"{title}: {time.monotonic() - start:.1f} s")

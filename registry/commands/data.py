@@ -8,6 +8,9 @@ import click
 
 from registry import output
 from registry.commands._options import json_option
+from registry.splits import LEAVE_ONE_OUT, Folds
+
+FEWEST_FOLDS = 2
 
 
 @click.group("data")
@@ -24,13 +27,27 @@ def command() -> None:
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """Split NAME=VALUE flags."""
     del context
-    pairs = {}
+    pairs: dict[str, str] = {}
     for value in values:
         name, equals, rest = value.partition("=")
         if not (name and equals and rest):
             raise click.BadParameter(f"{value!r} is not NAME=VALUE", param_hint=parameter.opts[0])
+        if name in pairs:
+            raise click.BadParameter(f"{name} is given twice", param_hint=parameter.opts[0])
         pairs[name] = rest
     return pairs
+
+
+def _folds(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    """Read a number of folds, or leave-one-out."""
+    del context
+    if value is None or value == LEAVE_ONE_OUT:
+        return value
+    if not value.isdecimal() or int(value) < FEWEST_FOLDS:
+        raise click.BadParameter(
+            f"{value!r} is neither {LEAVE_ONE_OUT} nor a number from {FEWEST_FOLDS} on", param_hint=parameter.opts[0]
+        )
+    return int(value)
 
 
 @command.command("import")
@@ -45,7 +62,12 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--region", "regions", multiple=True, metavar="NAME=A+B", callback=_pairs, help="Train NAME as a union.")
 @click.option("--test-subject", "tests", multiple=True, metavar="SUBJECT", help="Keep a subject for testing.")
 @click.option("--orientation", default="RPI", show_default=True, help="Orientation of all images, in SCT's letters.")
-@click.option("--folds", type=click.IntRange(min=2), help="Folds by subject [default: 5, or one a subject].")
+@click.option(
+    "--folds",
+    metavar="K|leave-one-out",
+    callback=_folds,
+    help="Folds by subject [default: 5, or one a subject where there are fewer].",
+)
 @click.option("--threshold", default=0.5, show_default=True, help="A soft mask counts above this value.")
 def import_(
     source: Path,
@@ -57,7 +79,7 @@ def import_(
     regions: dict[str, str],
     tests: tuple[str, ...],
     orientation: str,
-    folds: int | None,
+    folds: Folds,
     threshold: float,
 ) -> None:
     """Import a BIDS tree, or a Decathlon or AUC23 folder, as an nnU-Net raw dataset.
@@ -106,8 +128,7 @@ def verify(context: click.Context, dataset: Path, as_json: bool) -> None:
     """
     from registry.dataset_verify import verify as run
 
-    with output.stage("verify"):
-        report = run(dataset)
+    report = run(dataset, progress=True)
     if as_json:
         output.document(report.as_json())
     else:
