@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -131,6 +132,11 @@ def rename_test(raw: Path, case: str) -> None:
 
 def test_every_kind_of_finding_has_its_break() -> None:
     assert sorted(BREAKS) == sorted(KINDS)
+
+
+def test_the_manual_lists_every_kind_of_finding() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    assert set(re.findall(r"DATA\d{3}", page)) == set(KINDS)
 
 
 def test_a_good_dataset_has_no_finding(mreg, raw) -> None:
