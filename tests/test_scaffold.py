@@ -298,7 +298,7 @@ def test_each_licence_names_the_holder_and_this_year(tmp_path, licence):
     root = scaffold.create(NAME, tmp_path, store=None, licence=licence, authors=("Ada Løvelace", "Bob")).repo.root
     text = (root / "LICENSE").read_text()
     assert f"{datetime.now().astimezone().year} Ada Løvelace and Bob" in text
-    assert {"MIT": "MIT License", "Apache-2.0": "Apache License", "CC-BY-4.0": "creativecommons.org"}[licence] in text
+    assert {"MIT": "MIT License", "Apache-2.0": "END OF TERMS AND CONDITIONS", "CC-BY-4.0": "creativecommons.org"}[licence] in text
     assert model_toml.read(root / "model.toml").model.licence == licence
     assert model_toml.read(root / "model.toml").model.authors == ("Ada Løvelace", "Bob")
 
@@ -323,6 +323,9 @@ def test_the_workflows_are_yaml_and_call_those_of_this_version(tmp_path):
         workflow = yaml.safe_load((root / f".github/workflows/{kind}.yml").read_text())
         uses = workflow["jobs"][kind]["uses"]
         assert uses == f"ivadomed/mreg/.github/workflows/model-{kind}.yml@v{__version__}"
+        assert workflow["permissions"] == {}
+        right = {"check": "read", "release": "write"}[kind]
+        assert workflow["jobs"][kind]["permissions"] == {"contents": right}
     assert workflow["jobs"]["release"]["with"] == {"tag": "${{ inputs.tag }}"}
 
 
