@@ -298,7 +298,8 @@ def test_each_licence_names_the_holder_and_this_year(tmp_path, licence):
     root = scaffold.create(NAME, tmp_path, store=None, licence=licence, authors=("Ada Løvelace", "Bob")).repo.root
     text = (root / "LICENSE").read_text()
     assert f"{datetime.now().astimezone().year} Ada Løvelace and Bob" in text
-    assert {"MIT": "MIT License", "Apache-2.0": "END OF TERMS AND CONDITIONS", "CC-BY-4.0": "creativecommons.org"}[licence] in text
+    parts = {"MIT": "MIT License", "Apache-2.0": "END OF TERMS AND CONDITIONS", "CC-BY-4.0": "creativecommons.org"}
+    assert parts[licence] in text
     assert model_toml.read(root / "model.toml").model.licence == licence
     assert model_toml.read(root / "model.toml").model.authors == ("Ada Løvelace", "Bob")
 
