@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +126,9 @@ def _describe(collection: Collection, name: str, code: str) -> dict[str, Any]:
 
 def _write(collection: Collection, target: Path, document: dict[str, Any], threshold: float, folds: Folds) -> None:
     """Write the dataset under a temporary name, and rename it when it is whole."""
+    for left in target.parent.glob(f".{target.name.partition('_')[0]}_*.part"):
+        shutil.rmtree(left, ignore_errors=True)  # by an import of this number that was killed
     partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed import left behind
     try:
         for part in ("Tr", "Ts") if document["numTest"] else ("Tr",):
             (partial / f"images{part}").mkdir(parents=True)
@@ -176,9 +178,8 @@ def _require_files(collection: Collection) -> None:
     absent = [f"{path}: no such file" for path in files if not path.is_file()]
     if absent:
         raise NotFoundError(_listed(absent), hint="add the files or take the cases out")
-    names = [source.case for source in collection.sources]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    counts = Counter(source.case for source in collection.sources)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
         raise ConflictError(f"several images would be case {', '.join(twice)}", hint="rename one, or remove it")
 
 
@@ -232,12 +233,17 @@ def _alone(folder: Path) -> Iterator[None]:
 def _require_same(target: Path, digest: str, collection: Collection) -> None:
     """Raise `ConflictError` unless the dataset was made from the same source and has all its files."""
     there = read_json(target / "dataset.json") if (target / "dataset.json").is_file() else {}
-    if not isinstance(there, dict) or (there.get("source") or {}).get("sha256") != digest:
+    made_from = there.get("source") if isinstance(there, dict) else None
+    if not isinstance(made_from, dict) or made_from.get("sha256") != digest:
         raise ConflictError(
             f"{target}: exists with other content", hint="choose another --dataset-id or --name, or move it away"
         )
-    labels = [f"labels{'Ts' if s.test else 'Tr'}/{s.case}{ENDING}" for s in collection.sources]
-    lost = [name for name in [*labels, "splits_final.json"] if not (target / name).is_file()]
+    names = ["splits_final.json"]
+    for source in collection.sources:
+        part = "Ts" if source.test else "Tr"
+        names.append(f"labels{part}/{source.case}{ENDING}")
+        names += [f"images{part}/{source.case}_{n:04d}{ENDING}" for n, _ in enumerate(collection.channels)]
+    lost = [name for name in names if not (target / name).is_file()]
     if lost:
         raise ConflictError(
             f"{target}: was imported from this source, but {lost[0]} is gone", hint="move it away, then import again"

@@ -127,10 +127,10 @@ def test_the_same_import_twice_changes_nothing_and_another_is_refused(mreg, bids
     assert taken.exit_code == 1
     assert "belongs to" in taken.stderr
     assert contents(dataset) == before
-    (dataset / "labelsTr" / "sub-slab01_T1w.nii.gz").unlink()
+    (dataset / "imagesTr" / "sub-slab01_T1w_0000.nii.gz").unlink()
     lost = import_mni(mreg, bids, tmp_path / "raw")
     assert lost.exit_code == 1
-    assert "sub-slab01_T1w.nii.gz is gone" in lost.stderr
+    assert "sub-slab01_T1w_0000.nii.gz is gone" in lost.stderr
 
 
 def test_two_imports_of_one_source_write_the_same_bytes(mreg, bids, tmp_path) -> None:
