@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from registry import lines
 from registry.files import read_json
 from registry.findings import Finding
 
@@ -59,13 +61,18 @@ def _validator(name: str) -> Draft202012Validator:
     return Draft202012Validator(load(name))
 
 
-def validate(name: str, document: Any, path: str) -> list[Finding]:
+def validate(name: str, document: Any, path: str, text: str = "") -> list[Finding]:
     """Return everything in which a document differs from a schema, sorted by key.
 
-    `path` is the file's path inside the target. Each message says key path, value and what was expected.
+    `path` is the file's path inside the target, `text` what it says, for the lines of the findings. Each message says
+    key path, value and what was expected.
     """
     errors = sorted(_validator(name).iter_errors(document), key=_place)
-    findings = [finding for error in errors for finding in _findings(error, path)]
+    findings = [
+        replace(finding, line=lines.of_key(text, *error.absolute_path) if text else None)
+        for error in errors
+        for finding in _findings(error, path)
+    ]
     return list(dict.fromkeys(findings))  # one value can break two keywords of one sentence
 
 

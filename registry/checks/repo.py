@@ -173,7 +173,7 @@ def files_are_small(repo: RepoFiles) -> Iterator[Draft]:
 @rule("REPO008", "warning")
 def files_name_no_home_folder(repo: RepoFiles) -> Iterator[Draft]:
     """No file of the repo, Markdown aside, names a home folder."""
-    for path, message, _ in privacy.no_home_folders.function(repo.tree):
+    for path, message, *_ in privacy.no_home_folders.function(repo.tree):
         if not path.endswith(".md"):
             yield path, message, "write the path relative to the repo, or leave it out"
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from registry import lines
 from registry.errors import MregError
 from registry.findings import Finding, Level
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from registry.tree import Tree
 
 Subject = TypeVar("Subject")
+Draft = tuple[str, str, str] | tuple[str, str, str, int | None]  # path, message, hint, and the line where one is known
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Rule(Generic[Subject]):
 
     code: str
     level: Level
-    function: Callable[[Subject], Iterable[tuple[str, str, str]]]
+    function: Callable[[Subject], Iterable[Draft]]
 
     @property
     def summary(self) -> str:
@@ -33,18 +35,35 @@ class Rule(Generic[Subject]):
     def run(self, subject: Subject) -> Iterator[Finding]:
         """Yield the findings; what cannot be read is one, too."""
         try:
-            for path, message, hint in self.function(subject):
-                where, said = printable(path), printable(message)
-                yield Finding(code=self.code, level=self.level, path=where, message=said, hint=printable(hint))
+            for path, message, hint, *line in self.function(subject):
+                yield Finding(
+                    code=self.code,
+                    level=self.level,
+                    path=printable(path),
+                    line=line[0] if line else None,
+                    message=printable(message),
+                    hint=printable(hint),
+                )
         except MregError as error:
             yield Finding(code=self.code, level=self.level, message=error.message, hint=error.hint)
 
 
-def rule(
-    code: str, level: Level = "error"
-) -> Callable[[Callable[[Subject], Iterable[tuple[str, str, str]]]], Rule[Subject]]:
-    """Make a rule of a function that yields (path, message, hint)."""
+def rule(code: str, level: Level = "error") -> Callable[[Callable[[Subject], Iterable[Draft]]], Rule[Subject]]:
+    """Make a rule of a function that yields (path, message, hint) or (path, message, hint, line)."""
     return lambda function: Rule(code, level, function)
+
+
+def text_of(tree: Tree, path: str) -> str:
+    """Return a file's text, "" where it is missing or cannot be read."""
+    try:
+        return tree.read_text(path) if tree.exists(path) else ""
+    except MregError:
+        return ""
+
+
+def line_of(tree: Tree, path: str, *keys: str | int) -> int | None:
+    """Return the line of a key of a JSON file, None where the file does not say."""
+    return lines.of_key(text_of(tree, path), *keys)
 
 
 def read_object(tree: Tree, path: str) -> dict[str, Any] | None:
