@@ -2,6 +2,7 @@
 
 archives/KEY/NAME     KEY: the archive's SHA-256, or a hash of where it comes from
 unpacked/KEY/NAME     the same, unpacked
+receipts/             what was fetched from where (`receipts.py`)
 locks/                one file for each target that somebody writes or wrote
 """
 

@@ -6,15 +6,17 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from registry import cache, output, refs, transfer, unpack
+from registry import cache, notes, output, receipts, refs, transfer, unpack
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
+from registry.manifest import read as read_manifest_file
 from registry.published import read_manifest, resolve
-from registry.stores import open_store
+from registry.sources import all_sources
+from registry.stores import canonical_location, is_offline, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from registry.manifest import Manifest
@@ -54,8 +56,11 @@ def fetch_all(
     out: Path | None = None,
     do_unpack: bool = False,
     asset: str = "",
+    offline: bool = False,
 ) -> list[Fetched]:
-    """Fetch one ref after the other; the registry is opened only where one of them is a name."""
+    """Fetch one ref after the other; the registry is opened only where one of them is a name and not `offline`."""
+    if offline or is_offline():
+        return [_fetch_offline(text, canonical_location(registry), out, do_unpack, asset) for text in texts]
     store = open_store(registry) if any(isinstance(refs.parse(text), refs.RepoRef) for text in texts) else None
     return [fetch(text, store, out=out, do_unpack=do_unpack, asset=asset) for text in texts]
 
@@ -66,11 +71,14 @@ def fetch(
     """Bring the archive that a ref names to this machine, into `out` or else into the cache.
 
     Without a tag: the newest release that is published and not yanked. The archive is verified against the release's
-    manifest and the registry's digest, resumed where an earlier try ended, and with `do_unpack` unpacked to a folder of
-    its own. `store` is opened from the environment where it is needed and not given.
+    manifest and the registry's digest, resumed where an earlier try ended, taken from a mirror where the registry does
+    not give it, and with `do_unpack` unpacked to a folder of its own. `store` is opened from the environment where it
+    is needed and not given; under MREG_OFFLINE only the cache is looked at.
 
     Raises `NotFoundError`, `IntegrityError`, `ConflictError` (the target holds something else), `MregError`.
     """
+    if is_offline():
+        return _fetch_offline(text, store.location if store else canonical_location(), out, do_unpack, asset)
     ref = refs.parse(text)
     target = None if do_unpack else out
     if isinstance(ref, refs.FileRef):
@@ -82,10 +90,28 @@ def fetch(
     else:
         store = store or open_store()
         fetched = _fetch_asset(ref, store, find_archive(ref, store, asset), target)
-    if not do_unpack:
-        return fetched
-    folder = _unpack(fetched, out)
-    return replace(fetched, path=folder)
+    return replace(fetched, path=_unpack(fetched, out)) if do_unpack else fetched
+
+
+def _fetch_offline(text: str, location: str, out: Path | None, do_unpack: bool, asset: str) -> Fetched:
+    """Take an archive from the cache, or from a path; nothing is asked of anybody."""
+    ref = refs.parse(text)
+    target = None if do_unpack else out
+    if isinstance(ref, refs.FileRef):
+        if ref.path.is_dir():
+            return _folder(ref, out)
+        fetched = _fetch_file(ref, target)
+    else:
+        known = receipts.find(ref, location if isinstance(ref, refs.RepoRef) else "", asset)
+        if known.yanked:
+            output.warn(f"{ref} should not be used any more: {known.yanked}")
+        path = known.path
+        if target is not None:
+            transfer.copy(path, target / known.asset)
+            path = target / known.asset
+        size = path.stat().st_size
+        fetched = Fetched(ref=str(ref), path=path, sha256=known.sha256, size=size, tag=known.tag, url=known.url)
+    return replace(fetched, path=_unpack(fetched, out)) if do_unpack else fetched
 
 
 def model_for(text: str, store: Store | None = None) -> Path:
@@ -133,14 +159,15 @@ def _choose(release: Release, name: str, manifest: Manifest | None) -> Asset:
 def _fetch_asset(ref: refs.RepoRef, store: Store, archive: Archive, out: Path | None) -> Fetched:
     release, asset = archive.release, archive.asset
     key = archive.sha256 or cache.key_of(store.location, release.repo, release.tag, asset.name, asset.id, asset.size)
-    source = transfer.Source(
-        label=asset.name,
-        identity=key,
-        size=asset.size,
-        sha256=archive.sha256,
-        open=lambda offset: store.open_asset(release, asset, offset),
-    )
-    path, digest = _place(source, key, asset.name, out)
+    archives = len(archive.manifest.archives) if archive.manifest else 0
+    found = all_sources(store, release, asset, key=key, sha256=archive.sha256, archives=archives)
+    path, digest = _place(found, key, asset.name, out)
+    if out is None:
+        yanked = notes.block_of(release).yanked
+        known = receipts.Receipt(
+            asset=asset.name, key=key, sha256=digest, url=asset.url, tag=release.tag, yanked=yanked
+        )
+        receipts.write(refs.RepoRef(ref.name), store.location, known)
     return Fetched(ref=str(ref), path=path, sha256=digest, size=path.stat().st_size, tag=release.tag, url=asset.url)
 
 
@@ -149,30 +176,32 @@ def _fetch_url(ref: refs.UrlRef, out: Path | None) -> Fetched:
 
     name, source, close = open_address(ref)
     try:
-        path, digest = _place(source, source.identity, name, out)
+        path, digest = _place([source], source.identity, name, out)
     finally:
         close()
+    if out is None:
+        receipts.write(ref, "", receipts.Receipt(asset=name, key=source.identity, sha256=digest, url=ref.url))
     output.warn(f"{name}: nobody has told the SHA-256 of this address; it is {digest}")
     return Fetched(ref=str(ref), path=path, sha256=digest, size=path.stat().st_size, url=ref.url)
 
 
-def _place(source: transfer.Source, key: str, name: str, out: Path | None) -> tuple[Path, str]:
-    """Put a source's bytes into a folder, from the cache where they are there already, or into the cache."""
+def _place(found: Sequence[transfer.Source], key: str, name: str, out: Path | None) -> tuple[Path, str]:
+    """Put an archive's bytes into a folder, from the cache where they are there already, or into the cache."""
     cached = cache.archive_path(key, name)
     if out is None:
         with cache.locked(cached):
             try:
-                digest = transfer.download(source, cached)
+                digest = transfer.download_any(found, cached)
             except ConflictError:  # a disk that forgets
                 output.warn(f"{cached}: damaged, fetching it again")
                 cached.unlink()
-                digest = transfer.download(source, cached)
+                digest = transfer.download_any(found, cached)
         return _checked(cached), digest
     target = out / name
     with cache.locked(target):
-        if not target.exists() and cached.exists() and source.sha256 in ("", sha256(cached)):
+        if not target.exists() and cached.exists() and found[0].sha256 in ("", sha256(cached)):
             return target, transfer.copy(cached, target)
-        digest = transfer.download(source, target)
+        digest = transfer.download_any(found, target)
     return _checked(target), digest
 
 
@@ -186,6 +215,7 @@ def _checked(path: Path) -> Path:
 
 def _fetch_file(ref: refs.FileRef, out: Path | None) -> Fetched:
     unpack.require_archive(ref.path)
+    _require_promised(ref.path)
     path = ref.path.absolute()
     if out is not None and (out / path.name).absolute() != path:
         digest = transfer.copy(path, out / path.name)
@@ -193,6 +223,17 @@ def _fetch_file(ref: refs.FileRef, out: Path | None) -> Fetched:
     else:
         digest = sha256(path)
     return Fetched(ref=str(ref), path=path, sha256=digest, size=path.stat().st_size)
+
+
+def _require_promised(path: Path) -> None:
+    """Raise where a manifest that was carried along with an archive names other bytes."""
+    beside = path.with_name(MANIFEST_NAME)
+    promised = read_manifest_file(beside).sha256_of(path.name) if beside.is_file() else ""
+    if promised and sha256(path) != promised:
+        raise IntegrityError(
+            f"{path}: not the file that {beside.name} beside it names (expected SHA-256 {promised})",
+            hint="copy both again from where they came",
+        )
 
 
 def _folder(ref: refs.FileRef, out: Path | None) -> Fetched:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from registry import output
-from registry.errors import ConflictError, IntegrityError
+from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import atomic_write, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
@@ -35,6 +35,7 @@ class Source:
     size: int | None  # bytes, None where nobody says
     sha256: str  # "" where nobody says
     open: Callable[[int], BinaryIO]  # the bytes from an offset on; reading may raise `Interrupted`
+    place: str = ""  # registry or address, for messages
 
 
 def download(source: Source, target: Path) -> str:
@@ -65,6 +66,30 @@ def download(source: Source, target: Path) -> str:
         )
     part.replace(target)
     return digest
+
+
+def download_any(sources: Sequence[Source], target: Path) -> str:
+    """Download from the first source that gives the promised bytes, in order, and return the SHA-256.
+
+    All sources have the same identity and digest: each continues what the one before it has left. Raises the first
+    source's error where none helps.
+    """
+    errors: list[MregError] = []
+    for number, source in enumerate(sources, 1):
+        try:
+            return download(source, target)
+        except ConflictError:
+            raise  # the target's fault
+        except MregError as error:
+            errors.append(error)
+            if number < len(sources):
+                output.warn(error.message)
+                output.say(f"{source.label}: trying the mirror {sources[number].place}")
+    first, mirrors = errors[0], len(errors) - 1
+    if not mirrors:
+        raise first
+    what = "the mirror has not helped" if mirrors == 1 else f"{mirrors} mirrors have not helped"
+    raise type(first)(f"{first.message}; {what}", hint=first.hint) from first
 
 
 def copy(source: Path, target: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -35,9 +36,9 @@ _STATUS: dict[int, tuple[type[MregError], str]] = {
 class Body(io.RawIOBase):
     """The body of an answer, which raises `Interrupted` where it ends too early."""
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: requests.Response, session: requests.Session | None = None) -> None:
         super().__init__()
-        self._response = response
+        self._response, self._session = response, session  # a session of its own ends with the body
 
     def readable(self) -> bool:
         """Whether bytes can be read: always."""
@@ -55,7 +56,35 @@ class Body(io.RawIOBase):
     def close(self) -> None:
         """Give the connection back."""
         self._response.close()
+        if self._session:
+            self._session.close()
         super().close()
+
+
+def mirror(ref: refs.UrlRef, like: Source) -> Source:
+    """Return a source of the same bytes at an address; nothing is asked before somebody wants them.
+
+    What the address refuses at first is an error at once, so that the next mirror has its turn; what breaks later is
+    `Interrupted`.
+    """
+    versions: list[str] = []
+
+    def open_at(offset: int) -> BinaryIO:
+        session = _patient_session()
+        wanted = {"Range": f"bytes={offset}-"} if offset else {}
+        if offset and versions and versions[0] and not versions[0].startswith("W/"):
+            wanted["If-Range"] = versions[0]
+        try:
+            response = _at(_get(session, ref.url, wanted), offset, "", ref.url)
+        except (MregError, Interrupted) as fault:
+            session.close()
+            if versions and isinstance(fault, RegistryError):
+                raise Interrupted(fault.message) from fault
+            raise
+        versions.append(response.headers.get("ETag", ""))
+        return cast("BinaryIO", Body(response, session))
+
+    return replace(like, open=open_at, place=ref.url)
 
 
 def open_address(ref: refs.UrlRef) -> tuple[str, Source, Callable[[], None]]:

@@ -21,25 +21,34 @@ from registry.commands._options import json_option, registry_option
 )
 @click.option("--unpack", is_flag=True, help="Unpack, and print the folder instead of the archive.")
 @click.option("--asset", default="", metavar="NAME", help="Which file of a release that has several archives.")
+@click.option("--offline", is_flag=True, help="Only what is in the cache, or a path [also: MREG_OFFLINE=1].")
 @registry_option
 @json_option
 def command(
-    refs: tuple[str, ...], out: Path | None, unpack: bool, asset: str, registry: str | None, as_json: bool
+    refs: tuple[str, ...],
+    out: Path | None,
+    unpack: bool,
+    asset: str,
+    offline: bool,
+    registry: str | None,
+    as_json: bool,
 ) -> None:
     """Download released models.
 
-    REF is NAME (newest release), NAME@TAG, or the path or https address of an archive. Downloads are verified and
-    resumed; the cache is MREG_CACHE, else ~/.cache/mreg. Prints one path for each REF.
+    REF is NAME (newest release that is not yanked), NAME@TAG, or the path or https address of an archive. Downloads
+    are verified, resumed, and taken from a mirror where the registry fails; the cache is MREG_CACHE, else
+    ~/.cache/mreg. Prints one path for each REF.
 
     \b
     Examples:
       mreg fetch model_seg_sc_t2
       mreg fetch model_seg_sc_t2@r20260131 -o models --unpack
+      mreg fetch model_seg_sc_t2 --offline
       mreg fetch https://example.org/model_seg_sc_t2-r20260131.zip
     """
     from registry.download import fetch_all
 
-    fetched = fetch_all(refs, registry, out=out, do_unpack=unpack, asset=asset)
+    fetched = fetch_all(refs, registry, out=out, do_unpack=unpack, asset=asset, offline=offline)
     if as_json:
         output.document([item.as_json() for item in fetched])
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from registry.errors import MregError
+from registry.errors import AccessError, MregError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,6 +128,11 @@ def resolve_location(option: str | None) -> str:
     return option or os.environ.get("MREG_REGISTRY") or _configured() or DEFAULT_REGISTRY
 
 
+def is_offline() -> bool:
+    """Whether MREG_OFFLINE forbids the network."""
+    return os.environ.get("MREG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
 def config_path() -> Path:
     """Return the user's config file (`registry = "dir:/srv/models"`), which need not exist."""
     home = os.environ.get("XDG_CONFIG_HOME")
@@ -157,16 +162,30 @@ def open_store(option: str | None = None) -> Store:
     >>> open_store("dir:/srv/models").location
     'dir:/srv/models'
     """
+    location = canonical_location(option)
+    kind, _, rest = location.partition(":")
+    if kind == "dir":
+        from registry.stores.folder import FolderStore
+
+        return FolderStore(Path(rest))
+    if is_offline():
+        raise AccessError(
+            f"{location}: MREG_OFFLINE forbids the network",
+            hint="unset MREG_OFFLINE, or use a folder registry: --registry dir:PATH",
+        )
+    from registry.stores.github import GitHubStore
+
+    return GitHubStore(rest)
+
+
+def canonical_location(option: str | None = None) -> str:
+    """Return the location that the store of an option would have, without opening it."""
     location = resolve_location(option)
     kind, _, rest = location.partition(":")
     if kind == "dir" and rest:
-        from registry.stores.folder import FolderStore
-
-        return FolderStore(Path(rest).expanduser().resolve())
+        return f"dir:{Path(rest).expanduser().resolve()}"
     if kind == "github" and rest:
-        from registry.stores.github import GitHubStore
-
-        return GitHubStore(rest)
+        return location
     raise MregError(
         f"registry {location!r} is neither github:ORG nor dir:PATH", hint="for example --registry dir:models"
     )
