@@ -65,6 +65,7 @@ class FakeHub:
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
         self.ranges = True  # False: the storage sends whole files only
+        self.rate = 0.0  # bytes a second of a download, 0: as fast as it goes
         self.sleeps: list[float] = []  # what clients under test waited, where they are told to sleep here
         root.mkdir(parents=True, exist_ok=True)
         path = root / "state.json"

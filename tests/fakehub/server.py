@@ -64,6 +64,7 @@ class LoggedRequest:
     body: Any = None  # JSON
     status: int = 0  # 0: the connection was broken
     answer: Any = None  # JSON
+    sent: int = 0  # bytes of a file that went out
 
 
 @dataclass
@@ -293,6 +294,9 @@ class Handler(BaseHTTPRequestHandler):
             altered = fault is not None and fault.kind == "alter"
             while length and (chunk := file.read(min(length, 1 << 18))):
                 self.wfile.write(bytes([chunk[0] ^ 1]) + chunk[1:] if altered else chunk)
+                logged.sent += len(chunk)
+                if self.hub.rate:
+                    time.sleep(len(chunk) / self.hub.rate)
                 length, altered = length - len(chunk), False
 
     def _range(self, answer: Answer, logged: LoggedRequest, headers: dict[str, str]) -> tuple[int, int, dict[str, str]]:
