@@ -9,37 +9,36 @@ The cache folder belongs to one content of the dataset (its name holds the hash)
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from threadpoolctl import threadpool_limits
 
+from trainers.core.environment import cpu_count
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
 from trainers.segmentation.config import PLANNERS, PLANS_NAMES, SegmentationSettings
+from trainers.segmentation.fingerprint import facts, fingerprint
+from trainers.segmentation.preprocess import is_nnunets_own, preprocess, save
+from trainers.segmentation.raw_cases import RawCases
+from trainers.segmentation.topology import override
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
     from trainers.core.progress import Progress
 
-# Below this many voxels a second process costs more (it imports torch: about 2 s) than it saves.
-VOXELS_WORTH_A_PROCESS = 2e7
-# Smallest edge of the deepest feature map, as in nnU-Net's default planner.
-SMALLEST_FEATURE_MAP = 4
-# nnU-Net gives the deepest of its outputs no weight: with two stages nothing is left and the loss is 0/0.
-FEWEST_STAGES = 3
+Result = TypeVar("Result")
+KEEP_BYTES = 1 << 30  # of raw cases between fingerprint and preprocessing; beyond that they are read again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class Prepared:
     folder: Path  # CACHE/DatasetNNN_Name
 
 
-def prepare(dataset: Path, cache: Path, settings: SegmentationSettings, workers: int, progress: Progress) -> Prepared:
+def prepare(dataset: Path, cache: Path, settings: SegmentationSettings, threads: int, progress: Progress) -> Prepared:
     """Run the steps that are not in the cache yet; nnUNet_raw and nnUNet_preprocessed must point into `cache`."""
     link = cache / "raw" / dataset.name
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +59,8 @@ def prepare(dataset: Path, cache: Path, settings: SegmentationSettings, workers:
         link.symlink_to(dataset, target_is_directory=True)
     folder = cache / dataset.name
     dataset_json = read_json(dataset / "dataset.json")
-    _fingerprint(folder, dataset.name, workers, progress)
+    cases = RawCases(link, dataset_json, keep=KEEP_BYTES)
+    _fingerprint(folder / "dataset_fingerprint.json", cases, threads, progress)
     plans_file = folder / f"{PLANS_NAMES[settings.planner]}.json"
     if not plans_file.is_file():
         with progress.stage("plan"):
@@ -71,18 +71,16 @@ def prepare(dataset: Path, cache: Path, settings: SegmentationSettings, workers:
             f"configuration {settings.configuration!r} is not in the plan of {dataset.name}",
             hint=f"choose one of: {', '.join(plans['configurations'])}",
         )
-    _preprocess(dataset, folder, plans, settings.configuration, workers, progress)
+    _preprocess(cases, folder, plans, settings.configuration, threads, progress)
     return Prepared(plans=override(plans, settings), dataset_json=dataset_json, folder=folder)
 
 
-def _fingerprint(folder: Path, name: str, workers: int, progress: Progress) -> None:
-    target = folder / "dataset_fingerprint.json"
+def _fingerprint(target: Path, cases: RawCases, threads: int, progress: Progress) -> None:
     if target.is_file() and _is_json(target):
         return
-    with progress.stage("fingerprint"):
-        extractor = DatasetFingerprintExtractor(name, max(1, workers), verbose=False)
-        extractor.show_progress_bar = False
-        extractor.run(overwrite_existing=True)
+    with progress.stage("fingerprint"), progress.bar("fingerprint", len(cases.files)) as advance:
+        found = _each_case(lambda case: facts(cases.read(case), len(cases.files)), list(cases.files), threads, advance)
+        write_json(target, fingerprint([found[case] for case in cases.files]))
 
 
 def _is_json(path: Path) -> bool:
@@ -117,60 +115,73 @@ def _plan(name: str, planner: str, target: Path) -> None:
 
 
 def _preprocess(
-    dataset: Path, folder: Path, plans: dict[str, Any], configuration: str, workers: int, progress: Progress
+    cases: RawCases, folder: Path, plans: dict[str, Any], configuration: str, threads: int, progress: Progress
 ) -> None:
-    """Preprocess the cases that are missing, several at once where that pays."""
-    manager = PlansManager(plans)
-    out = folder / manager.get_configuration(configuration).data_identifier
-    out.mkdir(parents=True, exist_ok=True)
-    dataset_json = read_json(dataset / "dataset.json")
-    cases = get_filenames_of_train_images_and_targets(str(folder.parent / "raw" / dataset.name), dataset_json)
-    _ground_truth(cases, folder / "gt_segmentations", dataset_json["file_ending"])
-    missing = [case for case in cases if not (out / f"{case}.pkl").is_file()]
-    if not missing:
-        return
-    voxels = sum(math.prod(shape) for shape in read_json(folder / "dataset_fingerprint.json")["shapes_after_crop"])
-    jobs = [
-        (str(out), case, cases[case]["images"], cases[case]["label"], plans, configuration, dataset_json)
-        for case in missing
-    ]
-    with progress.stage("preprocess"), progress.bar("preprocess", len(jobs)) as advance:
-        for _ in _run(jobs, workers if voxels > VOXELS_WORTH_A_PROCESS else 1):
-            advance()
-
-
-def _run(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[None]:
-    if workers <= 1:
-        for job in jobs:
-            preprocess_case(*job)
-            yield
-        return
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(preprocess_case, *job) for job in jobs]):
-            future.result()
-            yield
-
-
-def preprocess_case(
-    out: str,
-    case: str,
-    images: list[str],
-    label: str,
-    plans: dict[str, Any],
-    configuration: str,
-    dataset_json: dict[str, Any],
-) -> None:
-    """Preprocess one case as nnU-Net does, under temporary names; its .pkl, renamed last, says that it is whole."""
+    """Preprocess the cases that are missing."""
     manager = PlansManager(plans)
     settings = manager.get_configuration(configuration)
-    partial = Path(out, f".{case}.part")
-    for file in Path(out).glob(f".{case}.part*"):
-        file.unlink()  # blosc2 refuses to overwrite what a killed process left behind
+    out = folder / settings.data_identifier
+    out.mkdir(parents=True, exist_ok=True)
+    _ground_truth(cases.files, folder / "gt_segmentations", cases.dataset_json["file_ending"])
+    missing = [case for case in cases.files if not (out / f"{case}.pkl").is_file()]
+    if not missing:
+        return
+    ours = is_nnunets_own(settings.configuration)
+    # Cores that have no case of their own help to compress.
+    packers = max(1, cpu_count() // min(threads, len(missing)))
+
+    def one(case: str) -> None:
+        if ours:
+            arrays = preprocess(cases.read(case), manager, settings, cases.dataset_json)
+            cases.drop(case)
+            save(out, case, arrays, tuple(settings.patch_size), packers)
+        else:
+            _nnunets_way(cases, case, out, manager, settings)
+
+    with progress.stage("preprocess"), progress.bar("preprocess", len(missing)) as advance:
+        _each_case(one, missing, threads, advance)
+
+
+def _each_case(
+    work: Callable[[str], Result], cases: list[str], threads: int, advance: Callable[..., None]
+) -> dict[str, Result]:
+    """Do the work for every case, several at once; report all cases that cannot be used, after the others are done.
+
+    Threads are enough: unpacking, matrix products and compression all release Python's lock.
+    """
+    results, errors = {}, {}
+    with threadpool_limits(max(1, cpu_count() // threads)), ThreadPoolExecutor(threads) as pool:
+        futures = {pool.submit(work, case): case for case in cases}
+        for future in as_completed(futures):
+            case = futures[future]
+            try:
+                results[case] = future.result()
+            except TrainingError as error:
+                errors[case] = error
+            except MemoryError as error:
+                errors[case] = TrainingError(f"{case}: not enough memory", hint="fewer threads or a larger machine")
+                errors[case].__cause__ = error
+            advance(case)
+    if errors:
+        first = errors[min(errors)]
+        if len(errors) == 1:
+            raise first
+        listed = "\n".join(f"  {case}: {error.message}" for case, error in sorted(errors.items()))
+        raise TrainingError(f"{len(errors)} of {len(cases)} cases cannot be used:\n{listed}", hint=first.hint)
+    return results
+
+
+def _nnunets_way(cases: RawCases, case: str, out: Path, plans: PlansManager, settings: ConfigurationManager) -> None:
+    """Preprocess with the class that the plans name, which is not nnU-Net's default one."""
+    partial = out / f".{case}.part"
+    for file in out.glob(f".{case}.part*"):
+        file.unlink()
+    files = cases.files[case]
     settings.preprocessor_class(verbose=False).run_case_save(
-        str(partial), images, label, manager, settings, dataset_json
+        str(partial), files["images"], files["label"], plans, settings, cases.dataset_json
     )
     for ending in (".b2nd", "_seg.b2nd", ".pkl"):
-        Path(f"{partial}{ending}").replace(Path(out, f"{case}{ending}"))
+        Path(f"{partial}{ending}").replace(out / f"{case}{ending}")
 
 
 def _ground_truth(cases: dict[str, dict[str, Any]], folder: Path, ending: str) -> None:
@@ -182,52 +193,3 @@ def _ground_truth(cases: dict[str, dict[str, Any]], folder: Path, ending: str) -
             temporary = folder / f".{case}.part"
             shutil.copyfile(files["label"], temporary)
             temporary.replace(target)
-
-
-def override(plans: dict[str, Any], settings: SegmentationSettings) -> dict[str, Any]:
-    """Return the plans with batch size, patch size and network width of the settings; the data stay the same."""
-    configurations = plans["configurations"]
-    plan = {**configurations[settings.configuration]}
-    if settings.batch_size is not None:
-        plan["batch_size"] = settings.batch_size
-    if settings.patch_size is not None or settings.features is not None:
-        plan |= _topology(plan, settings)
-    return {**plans, "configurations": {**configurations, settings.configuration: plan}}
-
-
-def _topology(plan: dict[str, Any], settings: SegmentationSettings) -> dict[str, Any]:
-    """Lay out strides and kernels for the patch with nnU-Net's own rule, cut to the number of stages asked for."""
-    spacing = plan["spacing"][-len(plan["patch_size"]) :]
-    patch = settings.patch_size or plan["patch_size"]
-    if len(patch) != len(spacing):
-        raise TrainingError(
-            f"patch_size {list(patch)} has {len(patch)} axes, "
-            f"configuration {settings.configuration!r} has {len(spacing)}"
-        )
-    _, strides, kernels, patch, _ = get_pool_and_conv_props(spacing, list(patch), SMALLEST_FEATURE_MAP, 999999)
-    if len(strides) < FEWEST_STAGES:
-        raise TrainingError(f"a patch of {list(settings.patch_size or ())} voxels is too small for nnU-Net's network")
-    architecture = plan["architecture"]["arch_kwargs"]
-    features = list(settings.features or architecture["features_per_stage"])
-    if settings.features is not None and len(features) > len(strides):
-        raise TrainingError(
-            f"features {features} has {len(features)} stages, "
-            f"a patch of {[int(p) for p in patch]} voxels allows {len(strides)}",
-            hint="name fewer stages or a larger patch_size",
-        )
-    stages = min(len(strides), len(features))
-    width = max(features)
-    features = (features + [width] * stages)[:stages]
-    blocks = "n_conv_per_stage" if "n_conv_per_stage" in architecture else "n_blocks_per_stage"
-    changed = {
-        "n_stages": stages,
-        "features_per_stage": features,
-        "strides": [[int(s) for s in stride] for stride in strides[:stages]],
-        "kernel_sizes": [[int(k) for k in kernel] for kernel in kernels[:stages]],
-        blocks: (architecture[blocks] * stages)[:stages],
-        "n_conv_per_stage_decoder": (architecture["n_conv_per_stage_decoder"] * stages)[: stages - 1],
-    }
-    return {
-        "patch_size": [int(p) for p in patch],
-        "architecture": {**plan["architecture"], "arch_kwargs": {**architecture, **changed}},
-    }

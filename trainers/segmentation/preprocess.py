@@ -1,0 +1,109 @@
+"""Raw cases to what nnU-Net trains on: the same voxels as its own preprocessor, in a fraction of its time.
+
+The steps are nnU-Net's and in its order: transpose, crop to what is not zero, normalise, resample, sample voxels of
+each class, save. What differs is how: separable resampling, foreground looked for in its own box, a codec as fast as
+memory, and threads that share one process in place of processes that each import torch.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+from trainers.data import resample, store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+    from numpy.typing import NDArray
+
+    from trainers.segmentation.raw_cases import RawCase
+
+SPATIAL = 3
+NNUNETS_RESAMPLING = {
+    "resampling_fn_data": "resample_data_or_seg_to_shape",
+    "resampling_fn_seg": "resample_data_or_seg_to_shape",
+    "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
+    "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
+}
+
+
+def is_nnunets_own(plan: dict[str, Any]) -> bool:
+    """Whether a configuration asks for nnU-Net's default preprocessor and resampling, which is what we know to do."""
+    return plan["preprocessor_name"] == "DefaultPreprocessor" and all(
+        plan.get(key) == value for key, value in NNUNETS_RESAMPLING.items()
+    )
+
+
+def preprocess(
+    case: RawCase, plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any]
+) -> tuple[NDArray[np.float32], NDArray[np.int16], dict[str, Any]]:
+    """Return image (C, Z, Y, X), label map (1, Z, Y, X) and properties, as nnU-Net's preprocessor would."""
+    order = plans.transpose_forward
+    # A copy: the case may be kept for another configuration, and normalising works in place.
+    images = case.images.transpose(0, *(axis + 1 for axis in order)).copy()
+    labels = case.labels.transpose(order)
+    spacing = [case.spacing[axis] for axis in order]
+    own = DefaultPreprocessor(verbose=False)
+    intensities = plans.foreground_intensity_properties_per_channel
+    images = own._normalize(images, labels[None], configuration, intensities)  # noqa: SLF001 - its only home
+    target = list(configuration.spacing)
+    target = spacing[: SPATIAL - len(target)] + target  # a 2D plan leaves the distance of slices alone
+    shape = resample.new_shape(labels.shape, spacing, target)
+    axis = resample.slice_axis(spacing, target)
+    images = np.stack([resample.resample_image(channel, shape, axis) for channel in images])
+    resampled = resample.resample_labels(np.ascontiguousarray(labels), shape, axis)
+    properties = {
+        **case.geometry,
+        "shape_before_cropping": tuple(case.shape[axis] for axis in order),
+        "bbox_used_for_cropping": [list(case.box[axis]) for axis in order],
+        "shape_after_cropping_and_before_resampling": tuple(case.labels.shape[axis] for axis in order),
+        "class_locations": _class_locations(own, resampled, plans.get_label_manager(dataset_json)),
+    }
+    return images, resampled[None].astype(np.int16, copy=False), properties
+
+
+def _class_locations(own: DefaultPreprocessor, labels: NDArray[np.integer[Any]], manager: Any) -> dict[Any, Any]:
+    """Return sampled voxels (0, z, y, x) of each class or region: nnU-Net's draws, searched in the foreground's box."""
+    wanted = list(manager.foreground_regions if manager.has_regions else manager.foreground_labels)
+    if manager.has_ignore_label:
+        wanted.append([-1, *manager.all_labels])
+        box = (slice(None),) * SPATIAL
+    else:
+        box = _box(labels > 0)
+    found = own._sample_foreground_locations(labels[None][(slice(None), *box)], wanted)  # noqa: SLF001
+    corner = np.array([0, *(edge.start or 0 for edge in box)])
+    return {key: places + corner if len(places) else places for key, places in found.items()}
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the box of a mask, or of its first voxel where it is empty."""
+    found = []
+    for axis in range(SPATIAL):
+        along = np.flatnonzero(mask.any(axis=tuple(a for a in range(SPATIAL) if a != axis)))
+        found.append(slice(int(along[0]), int(along[-1]) + 1) if len(along) else slice(0, 1))
+    return tuple(found)
+
+
+def save(
+    out: Path,
+    case: str,
+    arrays: tuple[NDArray[np.float32], NDArray[np.int16], dict[str, Any]],
+    patch: tuple[int, ...],
+    threads: int,
+) -> None:
+    """Write a case under temporary names; its .pkl, renamed last, says that it is whole."""
+    images, labels, properties = arrays
+    partial = out / f".{case}.part"
+    for file in out.glob(f".{case}.part*"):
+        file.unlink()  # blosc2 refuses to overwrite what a killed process left behind
+    store.write_volume(out / f"{partial.name}.b2nd", images, patch, threads)
+    store.write_volume(out / f"{partial.name}_seg.b2nd", labels, patch, threads)
+    with (out / f"{partial.name}.pkl").open("wb") as stream:
+        pickle.dump(properties, stream)  # nnU-Net reads this format; only our own cache is ever unpickled
+    for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+        (out / f"{partial.name}{ending}").replace(out / f"{case}{ending}")
