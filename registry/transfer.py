@@ -52,7 +52,7 @@ def download(source: Source, target: Path) -> str:
     for stale in target.parent.glob(f".{_literal(target.name)}.*.part"):
         if stale != part:
             stale.unlink()
-    resumed = part.exists()
+    resumed = part.exists() and part.stat().st_size > 0
     digest = _complete(source, part)
     if source.sha256 and digest != source.sha256 and resumed:
         output.say(f"{source.label}: what an earlier try had left does not fit, starting again")
