@@ -28,6 +28,7 @@ VERBS = {
     "fetch": "Download released models.",
     "list": "List the registry's models.",
     "show": "Show one model and its releases.",
+    "yank": "Withdraw a release, which stays downloadable.",
     "demo": "Run the whole chain on real MRI, offline.",
 }
 

@@ -104,7 +104,7 @@ def _fetch_offline(text: str, location: str, out: Path | None, do_unpack: bool, 
     else:
         known = receipts.find(ref, location if isinstance(ref, refs.RepoRef) else "", asset)
         if known.yanked:
-            output.warn(f"{ref} should not be used any more: {known.yanked}")
+            output.warn(f"{ref} is yanked and should not be used any more: {known.yanked}")
         path = known.path
         if target is not None:
             transfer.copy(path, target / known.asset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from registry import names, notes, refs
@@ -34,6 +35,7 @@ class ModelSummary:
     release: Release | None = None  # newest that is published and not yanked
     orientation: str = ""  # SCT's letters
     labels: tuple[str, ...] = ()
+    yanked: tuple[tuple[str, str], ...] = ()  # tag and reason of the releases that are newer than `release`
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry of `mreg list --json`."""
@@ -47,6 +49,7 @@ class ModelSummary:
             "fields": self.fields,
             "status": self.status,
             "archived": self.archived,
+            "yanked": [{"tag": tag, "reason": reason} for tag, reason in self.yanked],
             "url": self.url,
         }
 
@@ -66,6 +69,7 @@ class Model:
             **self.summary.as_json(),
             "tag": self.shown.tag if self.shown else None,
             "date": self.shown.published_at[:10] if self.shown else None,
+            "yanked_reason": (notes.block_of(self.shown).yanked or None) if self.shown else None,
             "releases": [_release_json(release) for release in self.releases],
             "manifest": self.manifest.model_dump(mode="json") if self.manifest else None,
         }
@@ -158,6 +162,7 @@ def _release_json(release: Release) -> dict[str, Any]:
         "date": release.published_at[:10] or None,
         "draft": release.draft,
         "yanked": notes.block_of(release).yanked or None,
+        "mirrors": list(notes.block_of(release).mirrors),
         "url": release.url,
         "assets": [{"name": a.name, "size": a.size, "sha256": a.sha256 or None, "url": a.url} for a in release.assets],
     }
@@ -165,8 +170,9 @@ def _release_json(release: Release) -> dict[str, Any]:
 
 def _summary(info: RepoInfo, releases: Iterable[Release]) -> ModelSummary:
     result = names.parse(info.name)
-    blocks = ((release, notes.block_of(release)) for release in releases if not release.draft)
+    blocks = [(release, notes.block_of(release)) for release in releases if not release.draft]
     release, block = next(((r, b) for r, b in blocks if not b.yanked), (None, notes.Block()))
+    newer = takewhile(lambda pair: pair[1].yanked, blocks)
     return ModelSummary(
         name=info.name,
         description=info.description,
@@ -177,6 +183,7 @@ def _summary(info: RepoInfo, releases: Iterable[Release]) -> ModelSummary:
         release=release,
         orientation=block.orientation,
         labels=block.labels,
+        yanked=tuple((r.tag, b.yanked) for r, b in newer),
     )
 
 

@@ -13,6 +13,7 @@ What a person writes around the generated part stays.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 VERSION = 1
 _BLOCK = re.compile(rf"<!--[ \t]*{INDEX_BLOCK}[ \t]*\r?\n(.*?)\r?\n?[ \t]*-->", re.DOTALL)
 _START, _END = "<!-- mreg:release -->", "<!-- /mreg:release -->"
+_WARNING_START, _WARNING_END = "<!-- mreg:yanked -->", "<!-- /mreg:yanked -->"
+_WARNING = re.compile(rf"{re.escape(_WARNING_START)}.*?{re.escape(_WARNING_END)}(\r?\n){{0,2}}", re.DOTALL)
 _GENERATED = re.compile(rf"{re.escape(_START)}.*?{re.escape(_END)}", re.DOTALL)
 
 
@@ -94,6 +97,16 @@ def write_generated(notes: str, generated: str) -> str:
     if _GENERATED.search(notes):
         return _GENERATED.sub(lambda _: part, notes, count=1)
     return _append(notes, part)
+
+
+def write_warning(notes: str, reason: str) -> str:
+    """Put a warning that people see at the top of the notes, or take it away where `reason` is empty."""
+    rest = _WARNING.sub("", notes, count=1)
+    if not reason:
+        return rest
+    # One line, in which nothing is a tag or the end of the warning.
+    plain = re.sub(r"([\\`*_~|\[\]@#])", r"\\\1", html.escape(" ".join(reason.split()), quote=False))
+    return f"{_WARNING_START}\n> **Withdrawn: do not use this release.** {plain}\n{_WARNING_END}\n\n{rest}"
 
 
 def block_of(release: Release) -> Block:

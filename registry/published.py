@@ -30,22 +30,33 @@ def pick(ref: RepoRef, releases: Iterable[Release], location: str) -> Release:
     public = [release for release in releases if not release.draft]
     if not ref.tag:
         return _newest_good(ref.name, public, location)
+    found = find_published(ref, public, location)
+    reason = notes.block_of(found).yanked
+    if reason:
+        output.warn(f"{ref} is yanked and should not be used any more: {reason}")
+        better = next((r.tag for r in public if not notes.block_of(r).yanked), "")
+        output.say(f"newest good release: {ref.name}@{better}" if better else "no good release is left")
+    return found
+
+
+def find_published(ref: RepoRef, releases: Iterable[Release], location: str) -> Release:
+    """Return the published release of a tag, yanked or not; raise `NotFoundError` with the tags that look like it."""
+    public = [release for release in releases if not release.draft]
     found = next((release for release in public if release.tag == ref.tag), None)
     if found is None:
         tags = [release.tag for release in public]
         there = ", ".join(difflib.get_close_matches(ref.tag, tags, n=3) or tags[:3])
         hint = f"there are: {there}" if there else "it has no published release yet"
         raise NotFoundError(f"{ref.name}: no published release {ref.tag} in {location}", hint=hint)
-    reason = notes.block_of(found).yanked
-    if reason:
-        output.warn(f"{ref} should not be used any more: {reason}")
     return found
 
 
 def _newest_good(name: str, public: list[Release], location: str) -> Release:
-    good = next((release for release in public if not notes.block_of(release).yanked), None)
-    if good:
-        return good
+    for release in public:
+        reason = notes.block_of(release).yanked
+        if not reason:
+            return release
+        output.say(f"{name}@{release.tag} is yanked and passed over: {reason}")
     if public:
         hint = f"a yanked one can be had by its tag: {name}@{public[0].tag}"
         raise NotFoundError(f"{name}: every release in {location} is yanked", hint=hint)

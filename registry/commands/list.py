@@ -57,6 +57,8 @@ def _table(found: list[ModelSummary]) -> str:
     rows = [("name", "release", "date", "orientation", "labels", "description")]
     for summary in found:
         tag, date = (summary.release.tag, summary.release.published_at[:10]) if summary.release else ("-", "-")
+        if summary.yanked:
+            tag += f" (yanked: {', '.join(yanked for yanked, _ in summary.yanked)})"
         labels = " ".join(summary.labels) or "-"
         rows.append((summary.name, tag, date, summary.orientation or "-", labels, summary.description))
     head, *lines = aligned(rows)

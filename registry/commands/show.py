@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from registry.local_model import LocalModel
     from registry.manifest import ModelEntry
     from registry.models import Model
-    from registry.stores import Asset
+    from registry.stores import Asset, Release
 
 
 @click.command("show")
@@ -56,9 +56,17 @@ def _head(model: Model) -> str:
     summary = model.summary
     state = f"{model.shown.tag}, {model.shown.published_at[:10]}" if model.shown else "no published release"
     lines = [f"{click.style(summary.name, bold=True)}  {state}", summary.description, summary.url]
+    lines += [_warning(model.shown)] if model.shown else []
     if summary.archived:
         lines.append("archived: nothing new is to be expected")
     return "\n".join(line for line in lines if line)
+
+
+def _warning(release: Release) -> str:
+    from registry.notes import block_of
+
+    reason = block_of(release).yanked
+    return f"{click.style('yanked, do not use:', fg='red')} {reason}" if reason else ""
 
 
 def _local(model: LocalModel) -> str:
@@ -92,6 +100,7 @@ def _releases(model: Model) -> str:
         yanked = block_of(release).yanked
         state = "draft" if release.draft else release.published_at[:10]
         lines.append(f"  {release.tag}  {state}" + (f"  {click.style('yanked:', fg='red')} {yanked}" if yanked else ""))
+        lines += [f"    mirror: {url}" for url in block_of(release).mirrors]
         rows = [(asset.name, f"{asset.size:,}", _digest(asset)) for asset in release.assets]
         lines += [f"    {line}" for line in aligned(rows)] if rows else []
     return "\n".join(lines)
