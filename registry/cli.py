@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "Measure a model on labelled cases.",
     "check": "Report everything that is wrong with a repo, dataset, run or archive.",
     "package": "Build the release archive of a run.",
+    "sign": "Sign a package's manifest with a key, before it is released.",
     "release": "Publish a model's archive as a release.",
     "fetch": "Download released models.",
     "list": "List the registry's models.",

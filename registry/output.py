@@ -39,6 +39,12 @@ def is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def ask_secret(question: str) -> str:
+    """Ask a person at the terminal for something that nobody may see."""
+    answered: str = click.prompt(question, hide_input=True, err=True)
+    return answered
+
+
 @contextmanager
 def stage(title: str) -> Iterator[None]:
     """Announce a long step; a spinner on a terminal, one line with its duration elsewhere."""

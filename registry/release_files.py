@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import archive, output
+from registry import archive, output, signing
 from registry.errors import IntegrityError, NotFoundError
 from registry.files import sha256, write_text
 from registry.manifest import MANIFEST_NAME, Manifest
@@ -32,6 +33,7 @@ class Options:
     run: Run | None = None  # None: the newest complete one
     layout: str = ""
     half: bool = False
+    sign: Path | None = field(default=None, compare=False)  # private key for the manifest's signature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Files:
 
     manifest: Manifest
     archives: tuple[LocalAsset, ...]
-    others: tuple[LocalAsset, ...]  # manifest, checksums
+    others: tuple[LocalAsset, ...]  # manifest, checksums, the manifest's signature
 
     @property
     def all(self) -> tuple[LocalAsset, ...]:
@@ -69,7 +71,27 @@ def packed(repo: Repo, tag: str, options: Options, *, keep: bool) -> Iterator[Fi
         text = "".join(f"{local.sha256}  {local.name}\n" for local in (*archives, described))
         if not sums.is_file() or sums.read_text(encoding="utf-8") != text:
             write_text(sums, text)
-        yield Files(manifest=manifest, archives=archives, others=(described, local_asset(sums)))
+        signature = _signature(described.path, out, options.sign)
+        others = (described, local_asset(sums), *([local_asset(signature)] if signature else []))
+        yield Files(manifest=manifest, archives=archives, others=others)
+
+
+def _signature(manifest: Path, out: Path, key: Path | None) -> Path | None:
+    """Sign the manifest, or return the signature that lies beside it, unless it belongs to other bytes."""
+    if key is not None:
+        with output.stage("sign the manifest"):
+            return signing.sign_file(manifest, key, out, ask=output.ask_secret if sys.stdin.isatty() else None)
+    there = manifest.with_name(signing.SIGNATURE_NAME)
+    if not there.is_file():
+        return None
+    try:
+        signing.signer(manifest.read_bytes(), there.read_text(encoding="utf-8", errors="replace"))
+    except IntegrityError as error:
+        output.warn(f"{there}: not released: {error.message}")
+        return None
+    except signing.OtherKindError as error:
+        output.warn(f"released as it is: {error.message}")
+    return there
 
 
 def _read(folder: Path, repo: Repo, tag: str) -> Manifest | None:

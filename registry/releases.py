@@ -69,6 +69,7 @@ def release_path(
     dry_run: bool = False,
     draft: bool = False,
     by: str = "direct",
+    sign: Path | None = None,
 ) -> Outcome:
     """Release the repo that holds `path`, or the run that `path` is, to the registry of that location."""
     if by != "direct":
@@ -80,7 +81,7 @@ def release_path(
     chosen = run if run is None or run.exists() else repo.runs / run
     if chosen is None and is_run(path):
         chosen = path
-    options = Options(run=read_run(chosen) if chosen else None, layout=layout, half=half)
+    options = Options(run=read_run(chosen) if chosen else None, layout=layout, half=half, sign=sign)
     return release(repo, open_store(registry), tag=tag, options=options, dry_run=dry_run, draft=draft)
 
 

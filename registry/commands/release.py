@@ -26,6 +26,12 @@ from registry.commands._options import json_option, registry_option
     help="Trainer folder at the archive's root, or in DatasetNNN_Name/ [default: model.toml].",
 )
 @click.option("--half", is_flag=True, help="Store the weights in half precision.")
+@click.option(
+    "--sign",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="KEY",
+    help="Sign the manifest with this Ed25519 key of OpenSSH.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @click.option("--draft", is_flag=True, help="Stop before the publication.")
 @click.option(
@@ -43,6 +49,7 @@ def command(
     tag: str,
     layout: str | None,
     half: bool,
+    sign: Path | None,
     dry_run: bool,
     draft: bool,
     publish_with: str,
@@ -72,6 +79,7 @@ def command(
         dry_run=dry_run,
         draft=draft,
         by=publish_with,
+        sign=sign,
     )
     if as_json:
         output.document(outcome.as_json())
