@@ -29,6 +29,7 @@ VERBS = {
     "fetch": "Download released models.",
     "list": "List the registry's models.",
     "show": "Show one model and its releases.",
+    "verify": "Prove what a release's files are.",
     "yank": "Withdraw a release, which stays downloadable.",
     "demo": "Run the whole chain on real MRI, offline.",
 }
