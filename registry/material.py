@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from registry import cache, transfer
@@ -12,6 +10,8 @@ from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from registry.manifest import Manifest
     from registry.stores import Release, Store
 
@@ -44,11 +44,10 @@ class Material(Protocol):
 
 
 class ReleasedMaterial:
-    """A published release; archives come into the cache."""
+    """A published release; archives come into the cache, small files into `folder`."""
 
-    def __init__(self, store: Store, release: Release) -> None:
-        self._store, self._release = store, release
-        self._folder = tempfile.TemporaryDirectory(prefix="mreg-verify-")
+    def __init__(self, store: Store, release: Release, folder: Path) -> None:
+        self._store, self._release, self._folder = store, release, folder
 
     def names(self) -> list[str]:
         """Return the names of the assets."""
@@ -65,7 +64,7 @@ class ReleasedMaterial:
             return None
         if asset.size > MAX_DOCUMENT_BYTES:
             raise IntegrityError(f"{name}: {asset.size} bytes, too large to be one of ours", hint="do not use it")
-        target = Path(self._folder.name) / name
+        target = self._folder / name
         if not target.exists():
             transfer.download(
                 transfer.Source(
@@ -81,7 +80,7 @@ class ReleasedMaterial:
 
     def file(self, name: str) -> Path | None:
         """Return a copy of a small asset."""
-        return None if self.read(name) is None else Path(self._folder.name) / name
+        return None if self.read(name) is None else self._folder / name
 
     def archive(self, name: str) -> tuple[Path, str]:
         """Return an archive in the cache, fetched if it has to be, and what its bytes are now.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import tomllib
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from registry import attestation, notes, refs, signing
 from registry.errors import IntegrityError, MregError, NotFoundError
 from registry.manifest import MANIFEST_NAME, Manifest
 from registry.manifest import parse as parse_manifest
-from registry.material import FolderMaterial, Material, ReleasedMaterial
+from registry.material import FolderMaterial, ReleasedMaterial
 from registry.published import resolve
 from registry.release_files import CHECKSUMS
 from registry.stores import open_store
@@ -19,6 +21,7 @@ from registry.unpack import is_archive
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from registry.material import Material
     from registry.signing import PublicKey
     from registry.stores import Store
 
@@ -65,13 +68,13 @@ def verify(text: str, registry: str | None = None, *, keys: tuple[str, ...] = ()
     """
     trusted = [key for given in keys for key in signing.trusted_keys(given)]
     ref = refs.parse(text)
-    material: Material
     if isinstance(ref, refs.RepoRef):
         store = open_store(registry)
         release = resolve(ref, store)
-        material = ReleasedMaterial(store, release)
         repo = repo or (f"{store.location.removeprefix('github:')}/{ref.name}" if "github:" in store.location else "")
-        checks = [*_withdrawn(notes.block_of(release).yanked), *_all(material, trusted, repo, store)]
+        checks = list(_withdrawn(notes.block_of(release).yanked))
+        with tempfile.TemporaryDirectory(prefix="mreg-verify-") as folder:
+            checks += _all(ReleasedMaterial(store, release, Path(folder)), trusted, repo, store)
         return Verdict(target=f"{ref.name}@{release.tag}", checks=tuple(checks))
     if isinstance(ref, refs.UrlRef):
         raise MregError(f"{text}: an address proves nothing about itself", hint="fetch it, then verify the file")
@@ -199,8 +202,6 @@ def _listed(manifest: Manifest, store: Store | None) -> tuple[list[PublicKey], s
 
     Never those of the release itself: whoever can change its files could change that list with them.
     """
-    from pathlib import Path
-
     from registry.model_toml import FILE_NAME, find_repo
 
     try:
