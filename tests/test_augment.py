@@ -15,7 +15,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 
-from trainers.data.augment import Augmentation, augment
+from trainers.data.augment import Augmentation, Source, augment
 
 PATCH = (24, 33, 28)
 SOURCE = (40, 41, 44)
@@ -40,19 +40,23 @@ def source() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.stack([image, image[:, ::-1].copy()])), torch.from_numpy(labels[None])
 
 
-def ours(source, augmentation: Augmentation, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment one sample that is cut out of the source as a loader would cut it."""
+def ours(source, augmentation: Augmentation, seed: int = 1, beyond: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augment one sample that is cut out of the source as a loader would cut it.
+
+    The first `beyond` planes of the source lie beyond the image: a loader does not read them.
+    """
     image, labels = source
     draw = augmentation.draw(np.random.default_rng(seed), len(image))
     box = draw.source_box(augmentation.patch, image.shape[1:])
+    box[0] = (max(box[0][0], beyond), box[0][1])
     part = (slice(None), *(slice(*edges) for edges in box))
-    images, found = augment(
-        [(image[part].clone(), labels[part].clone())],
-        [draw],
-        [([edge[0] for edge in box], image.shape[1:])],
-        augmentation,
-        torch.Generator().manual_seed(seed),
+    cut = Source(
+        image=image[part].clone(),
+        labels=labels[part].clone(),
+        corner=tuple(low for low, _ in box),
+        whole=tuple(image.shape[1:]),
     )
+    images, found = augment([cut], [draw], augmentation, torch.Generator().manual_seed(seed))
     return images[0], found[0]
 
 
@@ -110,6 +114,28 @@ def test_slices_are_turned_in_their_plane_where_they_are_thick(source) -> None:
     found, found_labels = ours((image, labels), Augmentation(patch=PATCH, flat=True, **settings))
     assert (found - theirs["image"]).abs().max() < 1e-4
     assert (found_labels != theirs["segmentation"]).float().mean() < 2e-3
+
+
+def test_a_patch_within_the_image_has_no_label_from_beyond(source) -> None:
+    image, labels = (volume[:, 12:] for volume in source)  # without labels from beyond
+    angle, patch = 0.3, (12, 16, 12)
+    wanted, wanted_labels = apply(spatial(patch, p_rotation=1, rotation=(angle, angle)), image, labels)
+    settings = OFF | {"p_rotation": 1, "rotation": (angle, angle)}
+    found, found_labels = ours((image, labels), Augmentation(patch=patch, **settings))
+    assert set(found_labels.unique().tolist()) == set(wanted_labels.unique().tolist()) == {1, 2}
+    assert (found - wanted).abs().max() < 1e-4
+    assert (found_labels != wanted_labels).float().mean() < 2e-3
+
+
+@pytest.mark.parametrize("turned", [{}, {"p_rotation": 1, "rotation": (0.4, 0.4)}, {"p_scaling": 1}])
+@pytest.mark.parametrize("flat", [False, True])
+def test_planes_beyond_the_image_need_not_be_read(source, turned, flat) -> None:
+    image, labels = (volume[:, : PATCH[0]].clone() for volume in source)
+    image[:, :5], labels[:, :5] = 0, -1
+    augmentation = Augmentation(patch=PATCH, flat=flat, **OFF | turned)
+    whole, part = ours((image, labels), augmentation), ours((image, labels), augmentation, beyond=5)
+    assert torch.allclose(whole[0], part[0], atol=1e-5)
+    assert torch.equal(whole[1], part[1])
 
 
 def test_flat_images_are_turned_as_nnunet_does(source) -> None:

@@ -12,7 +12,7 @@ Arrays: images (B, C, Z, Y, X) float32, label maps (B, 1, Z, Y, X) int16 with -1
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -31,6 +31,7 @@ Range = tuple[float, float]
 Parameter = TypeVar("Parameter")
 OUTSIDE = -1  # label of voxels beyond the image
 TINY = 1e-7
+FEW_LABELS = 3  # so many are looked for without counting them first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,7 @@ class Draw:
     def source_box(self, patch: Sequence[int], source: Sequence[int]) -> list[tuple[int, int]]:
         """Return the part of a source of that shape, around its centre, that the patch depends on."""
         if self.affine is None:
-            starts = [size // 2 - n // 2 for n, size in zip(patch, source, strict=True)]
-            return [(start, start + n) for start, n in zip(starts, patch, strict=True)]
+            return [(start, start + n) for start, n in zip(middle(patch, source), patch, strict=True)]
         reach = np.abs(self.affine) @ ((np.asarray(patch) - 1) / 2)
         centre = (np.asarray(source) - 1) / 2
         lower = np.maximum(np.floor(centre - reach), 0).astype(int)
@@ -147,24 +147,39 @@ def _around_one(rng: np.random.Generator, bounds: Range) -> float:
     return float(rng.uniform(max(low, 1), high))
 
 
+def middle(patch: Sequence[int], source: Sequence[int]) -> tuple[int, ...]:
+    """Return the corner of a patch in the middle of a source of that shape."""
+    return tuple(size // 2 - n // 2 for n, size in zip(patch, source, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The voxels of one sample's source box that lie inside of the image; beyond it images are 0, labels -1."""
+
+    image: Tensor  # (C, Z, Y, X) float32
+    labels: Tensor  # (1, Z, Y, X) int16
+    corner: tuple[int, ...]  # of these voxels in the source box
+    whole: tuple[int, ...]  # shape of the source box
+
+    def to(self, device: torch.device) -> Source:
+        """Return the source on a device; the copy may still be under way."""
+        image, labels = (volume.to(device, non_blocking=True) for volume in (self.image, self.labels))
+        return replace(self, image=image, labels=labels)
+
+
 def augment(
-    sources: Sequence[tuple[Tensor, Tensor]],
-    draws: Sequence[Draw],
-    boxes: Sequence[tuple[Sequence[int], Sequence[int]]],
-    augmentation: Augmentation,
-    generator: torch.Generator,
+    sources: Sequence[Source], draws: Sequence[Draw], augmentation: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return images (B, C, Z, Y, X) and label maps (B, 1, Z, Y, X) of the patch's shape.
 
-    `sources` holds for each sample the part of image (C, Z, Y, X) and label map (1, Z, Y, X) that `Draw.source_box`
-    names, `boxes` its lower corner and the shape of the whole source. `generator` belongs to the sources' device.
+    Each source holds what `Draw.source_box` names of it; `generator` belongs to the sources' device.
     """
-    pairs = [
-        _spatial(image, labels, draw, corner, whole, augmentation)
-        for (image, labels), draw, (corner, whole) in zip(sources, draws, boxes, strict=True)
-    ]
-    images = torch.stack([image for image, _ in pairs])
-    labels = torch.stack([label for _, label in pairs])
+    pairs = list(zip(sources, draws, strict=True))
+    corners = [middle(augmentation.patch, s.whole) if draw.affine is None else None for s, draw in pairs]
+    images, labels = crops(sources, corners, augmentation.patch)
+    for sample, (source, draw) in enumerate(pairs):
+        if draw.affine is not None:
+            _warp(source, draw.affine, augmentation, images[sample], labels[sample])
     rows = images.view(-1, *images.shape[2:])  # (B * C, Z, Y, X)
     _intensities(rows, draws, images.shape[1], augmentation, generator)
     for sample, draw in enumerate(draws):
@@ -176,47 +191,83 @@ def augment(
     return images, labels
 
 
-def _spatial(
-    image: Tensor, labels: Tensor, draw: Draw, corner: Sequence[int], whole: Sequence[int], augmentation: Augmentation
+def crops(
+    sources: Sequence[Source], corners: Sequence[Sequence[int] | None], patch: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Turn and scale; without a matrix the source is the patch already."""
-    if draw.affine is None:
-        return image, labels
-    offset = (np.asarray(whole) - 1) / 2 - np.asarray(corner)  # the source's centre, in voxels of the part
-    linear = draw.affine
-    if np.array_equal(linear, np.diag(np.diag(linear))):
-        scalings = [
-            operators.scaling(n, size, scale, centre, image.device)
-            for n, size, scale, centre in zip(augmentation.patch, image.shape[1:], np.diag(linear), offset, strict=True)
+    """Return batches of images and labels, cut at a corner of each source box; where it is None, nothing but beyond."""
+    first = sources[0]
+    images = first.image.new_zeros((len(sources), first.image.shape[0], *patch))
+    labels = first.labels.new_full((len(sources), 1, *patch), OUTSIDE)
+    for sample, (source, corner) in enumerate(zip(sources, corners, strict=True)):
+        if corner is None:
+            continue
+        there = [
+            slice(at - start, at - start + size)
+            for at, start, size in zip(source.corner, corner, source.image.shape[1:], strict=True)
         ]
-
-        def sample(volume: Tensor) -> Tensor:
-            return operators.along_axes(volume, scalings)
-    else:
-        grid = _grid(augmentation, linear, offset, image)
-
-        def sample(volume: Tensor) -> Tensor:
-            return _sampled(volume, grid, flat=augmentation.flat)
-
-    return _warp(image, labels, sample)
+        images[sample][(slice(None), *there)] = source.image
+        labels[sample][(slice(None), *there)] = source.labels
+    return images, labels
 
 
-def _warp(image: Tensor, labels: Tensor, sample: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Interpolate the image and every label's indicator in one go; the largest indicator wins, beyond is -1."""
-    present = (torch.bincount((labels.reshape(-1) - OUTSIDE).to(torch.int32)) > 0).nonzero()[:, 0] + OUTSIDE
-    inside = [int(label) for label in present if label != OUTSIDE]
-    channels = len(image)
-    # Indicators of the labels inside of the image: what is missing to 1 belongs to the outside.
-    stack = torch.cat([image, *((labels == label).to(image.dtype) for label in inside)])
-    found = sample(stack)
-    scores = found[channels:]
-    if not inside:
-        return found[:channels], torch.full_like(found[:1], OUTSIDE, dtype=labels.dtype)
-    best, which = scores.max(0, keepdim=True)
-    names = torch.tensor(inside, dtype=labels.dtype, device=labels.device)
-    warped = names[which]
-    warped.masked_fill_(1 - scores.sum(0, keepdim=True) > best, OUTSIDE)
-    return found[:channels], warped
+def _warp(
+    source: Source, linear: NDArray[np.float64], augmentation: Augmentation, image: Tensor, labels: Tensor
+) -> None:
+    """Turn and scale a source into a patch's image and labels, which are 0 and -1 before.
+
+    Image and the indicators of all labels are interpolated in one go; the label with the largest one wins. What is
+    missing to 1 belongs to what lies beyond the image.
+    """
+    if not source.labels.numel():
+        return
+    known = _labels_in(source.labels)
+    if int(source.labels.min()) >= 0 and _stays_inside(source, linear, augmentation):
+        known = [label for label in known if label]  # what is missing to 1 is background
+    channels = len(source.image)
+    stack = source.image.new_empty((channels + len(known), *source.image.shape[1:]))
+    stack[:channels] = source.image
+    for index, label in enumerate(known):
+        torch.eq(source.labels[0], label, out=stack[channels + index])
+    found = _sampler(source, linear, augmentation)(stack)
+    image.copy_(found[:channels])
+    best = 1 - found[channels:].sum(0)
+    if 0 not in known:
+        labels.zero_()
+    for label, score in zip(known, found[channels:], strict=True):
+        labels[0].masked_fill_(score >= best, label)
+        torch.maximum(best, score, out=best)
+
+
+def _stays_inside(source: Source, linear: NDArray[np.float64], augmentation: Augmentation) -> bool:
+    """Whether no point of the patch draws on voxels beyond the image."""
+    reach = np.abs(linear) @ ((np.asarray(augmentation.patch) - 1) / 2)
+    centre = (np.asarray(source.whole) - 1) / 2 - np.asarray(source.corner)
+    last = np.asarray(source.image.shape[1:]) - 1
+    return bool((centre - reach >= 0).all() and (centre + reach <= last).all())
+
+
+def _labels_in(labels: Tensor) -> list[int]:
+    """Return the labels inside of the image; one that is absent may be among them where there are few."""
+    highest = int(labels.max())
+    if highest <= FEW_LABELS:
+        return list(range(highest + 1))
+    counts = torch.bincount((labels.reshape(-1) - OUTSIDE).to(torch.int32))
+    return [int(label) for label in counts.nonzero()[:, 0] + OUTSIDE if label != OUTSIDE]
+
+
+def _sampler(source: Source, linear: NDArray[np.float64], augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
+    """Return what interpolates volumes (N, Z, Y, X) of the source at the patch's voxels, 0 beyond the image."""
+    offset = (np.asarray(source.whole) - 1) / 2 - np.asarray(
+        source.corner
+    )  # the source's centre, in voxels of the part
+    if not np.array_equal(linear, np.diag(np.diag(linear))):
+        grid = _grid(augmentation, linear, offset, source.image)
+        if augmentation.flat:
+            return lambda volumes: _sampled_planes(volumes, grid, augmentation.patch[0], source.corner[0])
+        return lambda volumes: _sampled(volumes, grid)
+    axes = zip(augmentation.patch, source.image.shape[1:], np.diag(linear), offset, strict=True)
+    scalings = [operators.scaling(n, size, scale, centre, source.image.device) for n, size, scale, centre in axes]
+    return lambda volumes: operators.along_axes(volumes, scalings)
 
 
 def _grid(augmentation: Augmentation, linear: NDArray[np.float64], offset: NDArray[np.float64], like: Tensor) -> Tensor:
@@ -232,13 +283,17 @@ def _grid(augmentation: Augmentation, linear: NDArray[np.float64], offset: NDArr
     return functional.affine_grid(tensor, [1, 1, *shape], align_corners=False)
 
 
-def _sampled(volume: Tensor, grid: Tensor, *, flat: bool) -> Tensor:
-    """Sample (C, Z, Y, X) or (C, Y, X), zero outside; planes all alike."""
-    if flat:
-        planes = volume.reshape(1, -1, *volume.shape[-2:])
-        found = functional.grid_sample(planes, grid, align_corners=False)
-        return found.reshape(*volume.shape[:2], *found.shape[-2:])
-    return functional.grid_sample(volume[None], grid, align_corners=False)[0]
+def _sampled(volumes: Tensor, grid: Tensor) -> Tensor:
+    """Sample (N, Z, Y, X) or (N, Y, X) at a grid's points, 0 beyond."""
+    return functional.grid_sample(volumes[None], grid, align_corners=False)[0]
+
+
+def _sampled_planes(volumes: Tensor, grid: Tensor, depth: int, start: int) -> Tensor:
+    """Sample each plane of (N, Z, Y, X) alike; they become planes `start` to `start` + Z of `depth`."""
+    found = _sampled(volumes.reshape(-1, *volumes.shape[2:]), grid)
+    planes = found.new_zeros((len(volumes), depth, *found.shape[1:]))
+    planes[:, start : start + volumes.shape[1]] = found.reshape(*volumes.shape[:2], *found.shape[1:])
+    return planes
 
 
 def _intensities(
@@ -288,12 +343,15 @@ def _contrast(part: Tensor, factor: Tensor) -> Tensor:
 def _gamma(part: Tensor, gamma: Tensor) -> Tensor:
     """Bend intensities; mean and standard deviation stay."""
     space = tuple(range(1, part.ndim))
-    std, mean = torch.std_mean(part, space, keepdim=True)
     low, high = part.amin(space, keepdim=True), part.amax(space, keepdim=True)
     span = high - low
-    part = part.sub_(low).div_(span.clamp(min=TINY)).pow_(gamma).mul_(span).add_(low)
-    std_now, mean_now = torch.std_mean(part, space, keepdim=True)
-    return part.sub_(mean_now).mul_(std / std_now.clamp(min=TINY)).add_(mean)
+    mean = part.mean(space, keepdim=True)
+    # Sums of squares serve for standard deviations, since only their ratio matters; torch.std is slow on a CPU.
+    spread = torch.linalg.vector_norm(part - mean, dim=space, keepdim=True)
+    part = part.sub_(low).div_(span.clamp(min=TINY)).pow_(gamma).mul_(span)
+    part = part.sub_(part.mean(space, keepdim=True))
+    now = torch.linalg.vector_norm(part, dim=space, keepdim=True)
+    return part.mul_(spread / now.clamp(min=TINY)).add_(mean)
 
 
 def _linear_filters(
