@@ -46,7 +46,9 @@ KINDS = {
 }
 
 
-def finding(code: str, path: str, message: str, hint: str = "", level: Level | None = None) -> Finding:
+def finding(
+    code: str, path: str, message: str, hint: str = "", level: Level | None = None, line: int | None = None
+) -> Finding:
     """Return a finding with the level and hint of its kind, unless it has its own."""
     kind = KINDS[code]
-    return Finding(code=code, level=level or kind.level, message=message, path=path, hint=hint or kind.hint)
+    return Finding(code=code, level=level or kind.level, message=message, path=path, line=line, hint=hint or kind.hint)

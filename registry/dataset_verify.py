@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from registry import orientation, output, scrub
+from registry import lines, orientation, output, scrub
 from registry.collection import ENDING, ENDINGS
 from registry.dataset_findings import finding
 from registry.dataset_splits import check_sides, check_splits
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from registry.findings import Finding
+    from registry.findings import Finding, Level
 
 COUNTS = {"Tr": "numTraining", "Ts": "numTest"}
 
@@ -56,9 +56,10 @@ def verify(dataset: Path, *, progress: bool = False) -> Report:
     document = read_json(dataset / "dataset.json")
     if not isinstance(document, dict):
         raise IntegrityError(f"{dataset / 'dataset.json'}: not a JSON object")
-    findings = validate("dataset", document, "dataset.json")
+    text = (dataset / "dataset.json").read_text(encoding="utf-8", errors="replace")
+    findings = validate("dataset", document, "dataset.json", text)
     if isinstance(document.get("labels"), dict) and document["labels"]:
-        findings += check_labels(document)
+        findings += check_labels(document, "dataset.json", text)
     parts = [_list(dataset, name, _ending(document)) for name in COUNTS]
     findings += _document(dataset, document)
     for part in parts:
@@ -95,13 +96,16 @@ def _list(dataset: Path, name: str, ending: str) -> Part:
 def _document(dataset: Path, document: dict[str, Any]) -> Iterator[Finding]:
     """Check what the JSON files say beside what the schema and the labels' rules ask."""
     if document.get("dataset"):
-        yield finding("DATA027", "dataset.json", "lists its files under the key dataset, which are not opened")
+        line = _line(dataset, "dataset")
+        yield finding(
+            "DATA027", "dataset.json", "lists its files under the key dataset, which are not opened", line=line
+        )
     for path in sorted(dataset.glob("*.json")):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        bad = [number for number, line in enumerate(lines, start=1) if scrub.paths(line) != line]
+        rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        bad = [number for number, row in enumerate(rows, start=1) if scrub.paths(row) != row]
         if bad:
             where = f"line {bad[0]}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
-            yield finding("DATA021", path.name, f"holds absolute paths: {where}")
+            yield finding("DATA021", path.name, f"holds absolute paths: {where}", line=bad[0])
 
 
 def _files(dataset: Path, part: Part, document: dict[str, Any]) -> Iterator[Finding]:
@@ -121,9 +125,10 @@ def _files(dataset: Path, part: Part, document: dict[str, Any]) -> Iterator[Find
             yield finding("DATA006", f"labels{part.name}/{case}{part.ending}", f"case {case} has no label map")
     for case in sorted({*part.labels} - {*part.images}):
         yield finding("DATA007", _inside(dataset, part.labels[case]), "label map without an image")
-    yield from _count(part, document)
+    yield from _count(dataset, part, document)
     if part.images and part.ending not in ENDINGS:
-        yield finding("DATA003", "dataset.json", f"{part.ending} images are not opened")
+        line = _line(dataset, "file_ending")
+        yield finding("DATA003", "dataset.json", f"{part.ending} images are not opened", line=line)
 
 
 def _channels(dataset: Path, part: Part, case: str, files: dict[int, Path], count: int) -> Iterator[Finding]:
@@ -135,7 +140,7 @@ def _channels(dataset: Path, part: Part, case: str, files: dict[int, Path], coun
         yield finding("DATA005", _inside(dataset, files[channel]), message)
 
 
-def _count(part: Part, document: dict[str, Any]) -> Iterator[Finding]:
+def _count(dataset: Path, part: Part, document: dict[str, Any]) -> Iterator[Finding]:
     key, there = COUNTS[part.name], len(part.images)
     hint = f'"{key}": {there}'
     if key not in document:
@@ -143,7 +148,8 @@ def _count(part: Part, document: dict[str, Any]) -> Iterator[Finding]:
             yield finding("DATA008", "dataset.json", "numTraining is missing", hint)
     elif document[key] != there:
         message = f"{key} = {document[key]}, but images{part.name} holds {there} cases"
-        yield finding("DATA009", "dataset.json", message, hint, level="error" if part.name == "Tr" else "warning")
+        level: Level = "error" if part.name == "Tr" else "warning"
+        yield finding("DATA009", "dataset.json", message, hint, level=level, line=_line(dataset, key))
 
 
 def _volumes(dataset: Path, parts: list[Part], document: dict[str, Any], *, progress: bool) -> Iterator[Finding]:
@@ -209,6 +215,11 @@ def _values(document: dict[str, Any]) -> frozenset[int] | None:
         return None
     ignore = document["labels"].get("ignore")
     return frozenset(values | ({ignore} if isinstance(ignore, int) else set()))
+
+
+def _line(dataset: Path, key: str) -> int | None:
+    """Return the line of a key of dataset.json."""
+    return lines.of_key((dataset / "dataset.json").read_text(encoding="utf-8", errors="replace"), key)
 
 
 def _inside(dataset: Path, path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from registry import lines
 from registry.errors import MregError
 from registry.findings import Finding, Level
 
@@ -52,13 +53,17 @@ class Contract(NamedTuple):
         return any(len(label.values) > 1 for label in self.labels.values())
 
 
-def check_labels(dataset_json: Mapping[str, Any], path: str = "dataset.json") -> list[Finding]:
+def check_labels(dataset_json: Mapping[str, Any], path: str = "dataset.json", text: str = "") -> list[Finding]:
     """Return everything that is wrong with labels, regions_class_order and channel_names.
 
-    An absent `channel_names` is the schema's business.
+    `path` is the file's path inside the target, `text` what it says, for the lines of the findings. An absent
+    `channel_names` is the schema's business.
     """
     findings = [*_label_findings(dataset_json), *_channel_findings(dataset_json.get("channel_names", {"0": ""}))]
-    return [_at(path, *finding) for finding in findings]
+    return [
+        Finding(code=code, level=level, message=message, hint=hint, path=path, line=_line(text, message))
+        for code, level, message, hint in findings
+    ]
 
 
 def output_suffixes(dataset_json: Mapping[str, Any]) -> list[str]:
@@ -86,8 +91,15 @@ def regions(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {label.name: label.values for label in contract.foreground}
 
 
-def _at(path: str, code: str, level: Level, message: str, hint: str) -> Finding:
-    return Finding(code=code, level=level, message=message, hint=hint, path=path)
+def _line(text: str, message: str) -> int | None:
+    """Return the line of the key that a message is about: of the label that it names, else of what it begins with."""
+    key = re.match("regions_class_order|channel_names|labels", message)
+    if not text or key is None:
+        return None
+    inside = [keys for keys in lines.of_keys(text) if len(keys) == 2 and keys[0] == key[0]]  # noqa: PLR2004 - key, name
+    words = re.split(r"[\s:,='\"]+", message.removeprefix(key[0]))
+    named = [keys for keys in inside if str(keys[1]) in words or repr(keys[1]) in message]
+    return lines.of_key(text, *(named[-1] if named and key[0] == "labels" else (key[0],)))
 
 
 def _read(dataset_json: Mapping[str, Any]) -> tuple[Contract, list[str]]:

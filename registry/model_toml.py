@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from registry import names
 from registry.errors import MregError, NotFoundError
@@ -32,12 +32,17 @@ class ModelSection(Section):
     authors: tuple[str, ...] = Field((), description="names as they should be cited")
     citation: str = Field("", description="paper or DOI to cite")
     previous_names: tuple[str, ...] = Field((), description="names that this repository had before")
+    exempt: str = Field(
+        "",
+        description="why the name may break the convention, e.g. that it was published before",
+        validate_default=True,
+    )
 
-    @field_validator("name")
+    @field_validator("exempt")
     @classmethod
-    def _name_is_valid(cls, value: str) -> str:
-        result = names.parse(value)
-        if result.status == "invalid":
+    def _name_is_valid_or_exempt(cls, value: str, info: ValidationInfo) -> str:
+        result = names.parse(info.data.get("name", "model_sc"))  # another error says that there is no name
+        if result.status == "invalid" and not value:
             problem = ", ".join(result.errors)
             raise ValueError(f"{problem}" + (f"; did you mean {result.suggestion}?" if result.suggestion else ""))
         return value
@@ -62,6 +67,9 @@ class ReleaseSection(Section):
         "root", description="trainer folder at the archive's root, or inside DatasetNNN_Name/ (3D Slicer)"
     )
     variant: str = Field("", pattern=r"^[A-Za-z0-9.]*$", description="word between repo and tag in the archive's name")
+    signers: tuple[str, ...] = Field(
+        (), description="public keys that may sign a release, as in a .pub file: ssh-ed25519 AAAA… name"
+    )
 
 
 class SctSection(Section):
@@ -160,6 +168,7 @@ def describe(error: ValidationError) -> str:
     problems = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
+        key = "model.name" if key == "model.exempt" else key  # what is wrong with a name that is not exempt
         if item["type"] == "extra_forbidden":
             problems.append(f"unknown key {key!r}")
         else:

@@ -244,7 +244,8 @@ BAD_DATASET_JSON = {
     "ORIENT001": {"image_orientation": "rpi"},
     "PRIVACY005": {"training": [{"image": "sub-01.nii.gz"}]},
     "SCHEMA001": {"file_ending": None},
-    "SCHEMA003": {"image_orientation": None, "orientation": "RPI"},
+    "ORIENT004": {"image_orientation": None, "orientation": "RPI"},
+    "SCHEMA003": {"file_ending": "nii.gz"},
     "LABEL004": {"labels": {"background": 0, "sc": 2}},
     "LABEL015": {"labels": {"background": 0, "canal_seg": 1}},
     "CHANNEL001": {"channel_names": {"1": "T2w"}},
@@ -541,7 +542,7 @@ def test_the_command_groups_by_path_and_fails_on_errors_only(mreg, pack, repo):
     assert bad.exit_code == 1
     lines = bad.stdout.splitlines()
     assert lines.index(f"{T}/.DS_Store") < lines.index(f"{T}/dataset.json")
-    assert "  error JSON001  not JSON" in bad.stdout
+    assert "  error JSON001  line 1: not JSON" in bad.stdout
     (repo / "LICENSE").unlink()
     warned = mreg("check", repo)
     assert warned.exit_code == 0

@@ -99,10 +99,26 @@ def _data(root: Path) -> Iterator[Finding]:
 
 def all_rules() -> list[Rule[Any]]:
     """Return every rule of the repo, run and archive, sorted by code."""
-    from registry.checks import archive, checkpoint, model, privacy, repo, run, trainer
+    from registry.checks import (
+        archive,
+        at_hand,
+        checkpoint,
+        contract,
+        model,
+        naming,
+        network,
+        papers,
+        privacy,
+        repo,
+        run,
+        trainer,
+        truth,
+    )  # fmt: skip
 
     rules: list[Rule[Any]] = [
-        *repo.RULES, *run.RULES, *model.RULES, *checkpoint.RULES, *trainer.RULES, *archive.RULES, *privacy.RULES,
+        *naming.RULES, *truth.RULES, *repo.RULES, *papers.RULES, *at_hand.REPO_RULES, *run.RULES, *at_hand.RUN_RULES,
+        *contract.RULES, *model.RULES, *network.RULES, *checkpoint.RULES, *trainer.RULES, *archive.RULES,
+        *privacy.RULES,
     ]  # fmt: skip
     return sorted(rules, key=lambda rule: rule.code)
 

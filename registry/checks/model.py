@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from registry import checkpoints, orientation
-from registry.checks import checkpoint, trainer
-from registry.checks.rules import read_object, rule
+from registry import checkpoints, lines
+from registry.checks import checkpoint, contract, network, trainer, truth
+from registry.checks.rules import Draft, line_of, read_object, rule, text_of
 from registry.errors import MregError
-from registry.labels import check_labels
+from registry.labels import output_suffixes
 from registry.schemas import validate
+from registry.trainer_code import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from registry.tree import Tree
 
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
-Draft = tuple[str, str, str]  # path, message, hint
+MOST_SHOWN = 2  # files of one image that SCT's report takes
 
 
 @dataclass
@@ -91,9 +93,31 @@ class ModelFiles:
         """Return the checkpoints that could be read."""
         return {path: found for path, found in self.checkpoints.items() if not isinstance(found, MregError)}
 
+    @property
+    def configuration(self) -> str:
+        """Return the configuration that the folder names, "" where it is not named as nnU-Net does."""
+        parts = self.folder.split("__")
+        return parts[2] if len(parts) == 3 else ""  # noqa: PLR2004 - trainer, plans, configuration
+
+    @property
+    def trainer_file(self) -> trainer.TrainerFile:
+        """Return trainer_class.py, or where it would be."""
+        names = frozenset(found.trainer_name for found in self.described.values())
+        return trainer.TrainerFile(self.tree, self.at(FILE_NAME), names, self.released)
+
+    @property
+    def dataset_file(self) -> contract.DatasetFile:
+        """Return dataset.json, an empty one where it cannot be read."""
+        path, document = self.at("dataset.json"), self.dataset_json or {}
+        return contract.DatasetFile(self.tree, path, document, self.at("plans.json"))
+
     def at(self, path: str) -> str:
         """Return a path as the tree knows it."""
         return f"{self.prefix}{path}"
+
+    def line(self, path: str, *keys: str | int) -> int | None:
+        """Return the line of a key of a JSON file in the folder."""
+        return line_of(self.tree, self.at(path), *keys)
 
 
 @rule("JSON001")
@@ -105,9 +129,35 @@ def json_is_readable(model: ModelFiles) -> Iterator[Draft]:
         try:
             json.loads(model.tree.read_bytes(model.at(path)))
         except (ValueError, RecursionError) as error:
-            yield model.at(path), f"not JSON: {error}", "write it again"
+            line = error.lineno if isinstance(error, json.JSONDecodeError) else None
+            yield model.at(path), f"not JSON: {error}", "write it again", line
         except MregError as error:
             yield model.at(path), error.message, error.hint
+
+
+@rule("JSON003")
+def keys_are_written_once(model: ModelFiles) -> Iterator[Draft]:
+    """No JSON file writes a key twice in one object: of two values programs take the last."""
+    for path in ("dataset.json", "plans.json", "dataset_fingerprint.json"):
+        for key, line in _doubles(text_of(model.tree, model.at(path))):
+            yield model.at(path), f"key {key!r} is written twice", "keep one of them", line
+
+
+def _doubles(text: str) -> list[tuple[str, int | None]]:
+    """Return the keys that one object writes twice, with the line of the object's last one of that name."""
+    found: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in items)
+        found.extend(key for key, count in counts.items() if count > 1)
+        return dict(items)
+
+    try:
+        json.loads(text, object_pairs_hook=pairs)
+    except (ValueError, RecursionError):
+        return []
+    every = lines.of_keys(text)
+    return [(key, max((line for keys, line in every.items() if keys[-1] == key), default=None)) for key in found]
 
 
 @rule("MODEL001")
@@ -172,46 +222,41 @@ def folder_name_matches(model: ModelFiles) -> Iterator[Draft]:
     if len(parts) != 3:  # noqa: PLR2004 - trainer, plans, configuration
         yield model.prefix, f"folder {model.folder!r} is not TRAINER__PLANS__CONFIGURATION", "pack it: mreg package"
         return
-    trainer, plans, configuration = parts
+    trainer_name, plans, configuration = parts
     configurations = (model.plans or {}).get("configurations")
     if isinstance(configurations, dict) and configuration not in configurations:
-        yield (
-            model.at("plans.json"),
-            f"no configuration {configuration!r}, which the folder names",
-            "pack the run again",
-        )
+        message = f"no configuration {configuration!r}, which the folder names"
+        yield model.at("plans.json"), message, "pack the run again", model.line("plans.json", "configurations")
     if model.plans and model.plans.get("plans_name") not in (None, plans):
-        yield (
-            model.at("plans.json"),
-            f"plans_name {model.plans['plans_name']!r}, the folder says {plans!r}",
-            "pack the run again",
-        )
+        message = f"plans_name {model.plans['plans_name']!r}, the folder says {plans!r}"
+        yield model.at("plans.json"), message, "pack the run again", model.line("plans.json", "plans_name")
     for path, found in model.described.items():
-        if found.trainer_name != trainer:
-            yield path, f"trainer_name {found.trainer_name!r}, the folder says {trainer!r}", "do not rename the folder"
-        if found.configuration != configuration:
-            yield (
-                path,
-                f"configuration {found.configuration!r}, the folder says {configuration!r}",
-                "do not rename the folder",
-            )
+        said = (
+            ("trainer_name", found.trainer_name, trainer_name),
+            ("configuration", found.configuration, configuration),
+        )
+        for key, value, wanted in said:
+            if value != wanted:
+                yield path, f"{key} {value!r}, the folder says {wanted!r}", "do not rename the folder"
 
 
 @rule("MODEL006", "warning")
 def fingerprint_matches(model: ModelFiles) -> Iterator[Draft]:
-    """dataset_fingerprint.json describes numTraining cases."""
-    fingerprint = read_object(model.tree, model.at("dataset_fingerprint.json"))
-    count = (model.dataset_json or {}).get("numTraining")
-    if fingerprint is None or not isinstance(count, int):
-        return
+    """dataset_fingerprint.json describes numTraining cases, and every channel."""
+    name = "dataset_fingerprint.json"
+    fingerprint = read_object(model.tree, model.at(name)) or {}
+    document = model.dataset_json or {}
+    count, channels = document.get("numTraining"), document.get("channel_names")
     for key in ("spacings", "shapes_after_crop"):
         values = fingerprint.get(key)
-        if isinstance(values, list) and len(values) != count:
-            yield (
-                model.at("dataset_fingerprint.json"),
-                f"{len(values)} {key}, dataset.json says {count} cases",
-                "pack the run again",
-            )
+        if isinstance(count, int) and isinstance(values, list) and len(values) != count:
+            message = f"{len(values)} {key}, dataset.json says {count} cases"
+            yield model.at(name), message, "pack the run again", model.line(name, key)
+    key = "foreground_intensity_properties_per_channel"
+    values = fingerprint.get(key)
+    if isinstance(channels, dict) and isinstance(values, dict) and len(values) != len(channels):
+        message = f"intensities of {len(values)} channels, dataset.json names {len(channels)}"
+        yield model.at(name), message, "pack the run again", model.line(name, key)
 
 
 @rule("MODEL007", "warning")
@@ -219,52 +264,48 @@ def one_channel(model: ModelFiles) -> Iterator[Draft]:
     """The model has one input channel: SCT has no way to give it more."""
     channels = (model.dataset_json or {}).get("channel_names")
     if isinstance(channels, dict) and len(channels) > 1:
-        yield model.at("dataset.json"), f"{len(channels)} channels: SCT cannot run it", "nnU-Net and mreg predict can"
+        message, line = f"{len(channels)} channels: SCT cannot run it", model.line("dataset.json", "channel_names")
+        yield model.at("dataset.json"), message, "nnU-Net and mreg predict can", line
+
+
+@rule("MODEL008", "warning")
+def few_files_come_out(model: ModelFiles) -> Iterator[Draft]:
+    """SCT writes one or two files for an image: its quality report stops at more."""
+    labels = (model.dataset_json or {}).get("labels")
+    suffixes = output_suffixes({"labels": labels}) if isinstance(labels, dict) else []
+    if len(suffixes) > MOST_SHOWN:
+        message = (
+            f"SCT writes {len(suffixes)} files ({', '.join(suffixes)}), and sct_deepseg -qc stops at more than two"
+        )
+        hint = "tell the model's users to leave -qc out"
+        yield model.at("dataset.json"), message, hint, model.line("dataset.json", "labels")
 
 
 @rule("ORIENT001")
 def orientation_is_written(model: ModelFiles) -> Iterator[Draft]:
     """dataset.json says image_orientation, one of SCT's 48 codes."""
     if model.dataset_json is not None:
-        yield from missing_orientation(model.dataset_json, model.at("dataset.json"))
+        yield from contract.missing_orientation(model.dataset_file)
 
 
 RULES = [
-    json_is_readable, contents_are_there, folds_are_numbers, every_fold_has_one_kind_of_checkpoint,
-    checkpoint_is_the_final_one, folder_name_matches, fingerprint_matches, one_channel, orientation_is_written,
+    json_is_readable, keys_are_written_once, contents_are_there, folds_are_numbers,
+    every_fold_has_one_kind_of_checkpoint, checkpoint_is_the_final_one, folder_name_matches, fingerprint_matches,
+    one_channel, few_files_come_out, orientation_is_written,
 ]  # fmt: skip
 
 
-def findings(model: ModelFiles) -> Iterator[Finding]:
-    """Yield what all rules find, and what the schemas and the labels' semantics say."""
-    for entry in (*RULES, *checkpoint.RULES, *trainer.RULES):
+def findings(model: ModelFiles, name: str = "") -> Iterator[Finding]:
+    """Yield what all rules find, and what the schemas and the labels' semantics say; `name` is the model's."""
+    for entry in (*RULES, *network.RULES, *checkpoint.RULES):
         yield from entry.run(model)
+    yield from trainer.findings(model.trainer_file)
     if model.dataset_json is not None:
-        yield from dataset_document(model.dataset_json, model.at("dataset.json"))
+        yield from contract.findings(model.dataset_file)
     if model.plans is not None:
-        yield from validate("plans", model.plans, model.at("plans.json"))
-
-
-def dataset_document(document: dict[str, Any], path: str) -> Iterator[Finding]:
-    """Yield what schema and label semantics find in a dataset.json."""
-    # ORIENT001 and ORIENT002 say the same of this key, in both conventions
-    about = ("image_orientation", "key 'image_orientation'")
-    found = [finding for finding in validate("dataset", document, path) if not finding.message.startswith(about)]
-    yield from found
-    if not any(finding.level == "error" for finding in found):
-        yield from check_labels(document, path)
-
-
-def missing_orientation(document: dict[str, Any], path: str) -> Iterator[Draft]:
-    """Say that image_orientation is missing, or is none of the 48 codes."""
-    code = document.get("image_orientation")
-    if code is None:
-        other = '; the key is not "orientation"' if "orientation" in document else ""
-        message = f"no image_orientation: SCT takes it for {orientation.describe('LPI')} without a word{other}"
-        yield path, message, f'for example "image_orientation": "RPI", which is {orientation.describe("RPI")}'
-    elif not orientation.is_valid(code):
-        guess = str(code).strip().upper()
-        hint = "three capitals, one of R/L, A/P and I/S, in SCT's letters: " + orientation.describe("RPI")
-        if orientation.is_valid(guess):
-            hint = f"did you mean {orientation.describe(guess)}?"
-        yield path, f"image_orientation {code!r} is none of the 48 codes: SCT stops, or takes it for another", hint
+        path = model.at("plans.json")
+        yield from validate("plans", model.plans, path, text_of(model.tree, path))
+    place = (model.at("plans.json"), model.line("plans.json", "configurations", model.configuration))
+    dataset, plans = model.at("dataset.json"), model.at("plans.json")
+    name = name or truth.name_in(model.tree.name)
+    yield from truth.findings(truth.Claim(name, model.tree, dataset, model.configuration, place, plans))

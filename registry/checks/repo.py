@@ -1,4 +1,4 @@
-"""Rules on a model's repo: its name, model.toml, contract and the papers that readers look for."""
+"""Rules on a model's repo: its model.toml, its contract and the papers that readers look for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from registry import card, model_toml, names, scrub
-from registry.checks import model, privacy
-from registry.checks.rules import read_object, rule
+from registry import card, lines, model_toml, scrub, trainer_code
+from registry.checks import at_hand, contract, naming, papers, privacy, trainer, truth
+from registry.checks.rules import Draft, line_of, read_object, rule, text_of
 from registry.errors import MregError
 from registry.tree import DiskTree
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from registry.findings import Finding
     from registry.model_toml import ModelToml
+    from registry.tree import Tree
 
-Draft = tuple[str, str, str]
+TOML, CARD, DATASET = model_toml.FILE_NAME, "README.md", "dataset.json"
 # Headings of the card, each with other words that people use for it.
 CARD_SECTIONS = {
     "Use it": "use|usage|install|run|how to|quick ?start|getting started",
@@ -30,131 +31,113 @@ CARD_SECTIONS = {
     "Limits": "limits|limitations|caveats|known issues",
     "Cite it": "cite|citation|citing|reference",
 }
-LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "LICENCE.md", "COPYING")
-LARGE = (".nii", ".nii.gz", ".pth", ".pt", ".ckpt", ".onnx", ".zip", ".b2nd", ".npz")
-OLD_SCT = re.compile(r"sct_deepseg[^\n]*\s-(?:install-)?task\b")
+LARGE = (".nii", ".nii.gz", ".pth", ".pt", ".ckpt", ".onnx", ".zip", ".b2nd", ".npz", ".dcm")
+SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}
+# A command may go on in the next line behind a backslash.
+OLD_SCT = re.compile(r"sct_deepseg(?:[^\n`]|\\\n)*?\s-(?:install-|list-)?tasks?\b")
 
 
 @dataclass
 class RepoFiles:
-    """A working copy without its data, runs and archives."""
+    """A model's repo, on disk or elsewhere, without its data, runs and archives."""
 
-    root: Path
-    tree: DiskTree
+    tree: Tree
+    folder: str  # what the repo is called where it lies
+    root: Path | None = None  # of a working copy
+    is_git: bool = True
 
     @cached_property
     def toml(self) -> ModelToml | MregError:
         """Return model.toml, or what is wrong with it."""
         try:
-            return model_toml.read(self.root / model_toml.FILE_NAME)
+            return model_toml.validate(tomllib.loads(self.text(TOML)), TOML)
+        except tomllib.TOMLDecodeError as error:
+            return MregError(f"not TOML: {error}")
+        except RecursionError:
+            return MregError("not TOML: nested too deeply")
         except MregError as error:
-            return error
+            return MregError(error.message.removeprefix(f"{TOML}: "), hint=error.hint)
 
     @cached_property
+    def _model(self) -> dict[str, Any]:
+        try:
+            table = tomllib.loads(self.text(TOML)).get("model")
+        except (tomllib.TOMLDecodeError, RecursionError):
+            return {}
+        return table if isinstance(table, dict) else {}
+
+    @property
     def name(self) -> str:
         """Return the name that model.toml gives, whatever else is wrong with the file; "" for none."""
-        try:
-            name = tomllib.loads(self.text(model_toml.FILE_NAME)).get("model", {}).get("name", "")
-        except (tomllib.TOMLDecodeError, AttributeError, RecursionError):
-            return ""
+        name = self._model.get("name", "")
         return name if isinstance(name, str) else ""
+
+    @property
+    def exempt(self) -> str:
+        """Return why the name may break the convention; "" for no such words."""
+        return str(self._model.get("exempt", "") or "")
+
+    @property
+    def previous_names(self) -> list[str]:
+        """Return the names that the repository had before."""
+        found = self._model.get("previous_names")
+        return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
     @cached_property
     def dataset_json(self) -> dict[str, Any] | None:
         """Return the contract, None before the first training."""
-        return read_object(self.tree, "dataset.json") if (self.root / "dataset.json").is_file() else None
+        return read_object(self.tree, DATASET)
 
-    def text(self, name: str) -> str:
+    def text(self, path: str) -> str:
         """Return a text file's content, "" where it is missing."""
-        path = self.root / name
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return text_of(self.tree, path)
+
+    def line(self, table: str, key: str) -> int | None:
+        """Return the line of a key of model.toml."""
+        return lines.of_toml(self.text(TOML), table, key)
 
 
 @rule("REPO001")
 def model_toml_is_valid(repo: RepoFiles) -> Iterator[Draft]:
     """model.toml is TOML with known keys and allowed values."""
     if isinstance(repo.toml, MregError):
-        yield "model.toml", repo.toml.message.removeprefix(f"{repo.root / 'model.toml'}: "), repo.toml.hint
-
-
-@rule("NAME001")
-def name_is_valid(repo: RepoFiles) -> Iterator[Draft]:
-    """The model's name can be read: its words are in the vocabulary, each in a field of its own."""
-    result = names.parse(repo.name) if repo.name else None
-    if result and result.errors:
-        said = "; ".join(names.sentence(problem) for problem in names.explain(repo.name))
-        yield "model.toml", f"{repo.name}: {said}", f"did you mean {result.suggestion}?" if result.suggestion else ""
-
-
-@rule("NAME002", "warning")
-def name_is_canonical(repo: RepoFiles) -> Iterator[Draft]:
-    """The name follows the convention to the letter."""
-    result = names.parse(repo.name) if repo.name else None
-    if result and result.warnings:
-        said = "; ".join(names.sentence(problem) for problem in names.explain(repo.name))
-        yield "model.toml", f"{repo.name}: {said}", f"canonical: {result.canonical}"
-
-
-@rule("NAME003", "warning")
-def folder_has_the_name(repo: RepoFiles) -> Iterator[Draft]:
-    """The folder is called as the model."""
-    if repo.name and repo.root.name != repo.name:
-        yield "model.toml", f"name {repo.name!r}, the folder is {repo.root.name!r}", "rename one of them"
-
-
-@rule("NAME004", "warning")
-def name_agrees_with_the_labels(repo: RepoFiles) -> Iterator[Draft]:
-    """Of several contrasts in the name, dataset.json has as many channels."""
-    if isinstance(repo.toml, MregError) or repo.dataset_json is None:
-        return
-    fields = names.parse(repo.toml.model.name).fields or {}
-    channels, contrasts = repo.dataset_json.get("channel_names"), fields.get("contrast", [])
-    if isinstance(channels, dict) and 1 < len(contrasts) != len(channels) and len(channels) > 1:
-        yield "dataset.json", f"{len(channels)} channels, the name has {len(contrasts)} contrasts", "mend one of them"
-
-
-@rule("REPO002", "warning")
-def licence_is_there(repo: RepoFiles) -> Iterator[Draft]:
-    """A LICENSE file says what others may do."""
-    if not any(repo.text(name).strip() for name in LICENCES):
-        yield "LICENSE", "no licence file", "add one; mreg new writes it"
-
-
-@rule("REPO003", "warning")
-def citation_is_there(repo: RepoFiles) -> Iterator[Draft]:
-    """CITATION.cff says how to cite the model."""
-    if not repo.text("CITATION.cff").strip():
-        yield "CITATION.cff", "no CITATION.cff", "add one; mreg new writes it"
+        message = repo.toml.message
+        place = re.search(r"\(at line (\d+)", message)
+        key = re.search(r"unknown key '(\w+)\.([\w-]+)'|^(\w+)\.([\w-]+)", message)
+        table, name = [part for part in key.groups() if part] if key else ("model", "name")
+        yield TOML, message, repo.toml.hint, int(place[1]) if place else repo.line(table, name)
 
 
 @rule("REPO004", "warning")
 def card_has_its_sections(repo: RepoFiles) -> Iterator[Draft]:
     """README.md is a model card: use, training data, results with the metrics block, limits, citation."""
-    text = repo.text("README.md")
+    text = repo.text(CARD)
     if not text.strip():
-        yield "README.md", "no model card", "mreg new writes one"
+        yield CARD, "no model card", "mreg new writes one"
         return
     if not all(mark in text for mark in (card.START, card.END)):
         message = f"no block {card.START} … {card.END}: mreg evaluate cannot fill in the figures"
-        yield "README.md", message, "add both lines under Results"
+        heading = re.search(r"^#+\s.*results", text, re.MULTILINE | re.IGNORECASE)
+        yield CARD, message, "add both lines under Results", lines.at(text, heading.start()) if heading else 1
     headings = "\n".join(re.findall(r"^#+\s+(.*)$", text, re.MULTILINE)).lower()
     for title, words in CARD_SECTIONS.items():
         if not re.search(rf"\b({words})\b", headings):
-            yield "README.md", f"no section on {words.partition('|')[0]}", f"## {title}"
+            yield CARD, f"no section on {words.partition('|')[0]}", f"## {title}", len(text.splitlines())
 
 
 @rule("REPO005", "warning")
 def card_shows_todays_commands(repo: RepoFiles) -> Iterator[Draft]:
     """README.md does not show SCT commands that were removed."""
-    found = OLD_SCT.search(repo.text("README.md"))
-    if found:
-        yield "README.md", f"shows a removed syntax: {found[0]}", "sct_deepseg TASK -i IMAGE"
+    text = repo.text(CARD)
+    for found in OLD_SCT.finditer(text):
+        hint = "sct_deepseg TASK -i IMAGE, and sct_deepseg TASK -install before the first time"
+        yield CARD, f"shows a removed syntax: {' '.join(found[0].split())}", hint, lines.at(text, found.start())
 
 
 @rule("REPO006")
 def data_stay_out_of_git(repo: RepoFiles) -> Iterator[Draft]:
     """.gitignore keeps data, runs and archives out of the repository."""
-    if isinstance(repo.toml, MregError) or not (repo.root / ".git").exists():
+    if isinstance(repo.toml, MregError) or not repo.is_git:
         return
     ignored = {line.strip().strip("/") for line in repo.text(".gitignore").splitlines()}
     for folder in (repo.toml.paths.data, repo.toml.paths.runs, repo.toml.paths.dist):
@@ -166,48 +149,57 @@ def data_stay_out_of_git(repo: RepoFiles) -> Iterator[Draft]:
 def files_are_small(repo: RepoFiles) -> Iterator[Draft]:
     """No images, weights, archives or files of the operating system lie among the repo's own files."""
     for path in repo.tree.files():
-        if path.lower().endswith(LARGE) or path.rpartition("/")[2] == ".DS_Store":
+        if path.lower().endswith(LARGE) or path.rpartition("/")[2] in SYSTEM or "__MACOSX" in path.split("/"):
             yield path, "does not belong into Git", "weights go into a release, images stay where the data are"
 
 
 @rule("REPO008", "warning")
 def files_name_no_home_folder(repo: RepoFiles) -> Iterator[Draft]:
     """No file of the repo, Markdown aside, names a home folder."""
-    for path, message, *_ in privacy.no_home_folders.function(repo.tree):
+    for path, message, _, *line in privacy.no_home_folders.function(repo.tree):
         if not path.endswith(".md"):
-            yield path, message, "write the path relative to the repo, or leave it out"
+            hint = "write the path relative to the repo, or leave it out"
+            yield path, message, hint, line[0] if line else None
 
 
 @rule("REPO009", "warning")
 def contract_lists_no_cases(repo: RepoFiles) -> Iterator[Draft]:
     """The repo's dataset.json lists no cases."""
-    listed = [key for key in scrub.CASE_LISTS if (repo.dataset_json or {}).get(key)]
-    if listed:
-        yield (
-            "dataset.json",
-            f"lists cases under {', '.join(listed)}",
-            "take the lists out: Git shows them to everybody",
-        )
+    for key in scrub.CASE_LISTS:
+        if (repo.dataset_json or {}).get(key):
+            hint = "take the list out: Git shows it to everybody"
+            yield DATASET, f"lists cases under {key}", hint, line_of(repo.tree, DATASET, key)
+
+
+@rule("REPO010", "warning")
+def paths_are_relative(repo: RepoFiles) -> Iterator[Draft]:
+    """The folders that model.toml names lie in the repo, so that they are the same on every machine."""
+    if isinstance(repo.toml, MregError):
+        return
+    named = [("paths", key, getattr(repo.toml.paths, key)) for key in ("data", "runs", "dist")]
+    for table, key, value in [*named, ("data", "dataset", repo.toml.data.dataset)]:
+        if re.match(r"[/~\\]|[A-Za-z]:", value) or ".." in re.split(r"[/\\]", value):
+            message = f"[{table}] {key} = {value!r} is a place of one machine"
+            yield TOML, message, "write it relative to the repo; a link may lead elsewhere", repo.line(table, key)
 
 
 @rule("ORIENT002")
 def contract_says_the_orientation(repo: RepoFiles) -> Iterator[Draft]:
     """The repo's dataset.json says image_orientation, one of SCT's 48 codes."""
     if repo.dataset_json is not None:
-        yield from model.missing_orientation(repo.dataset_json, "dataset.json")
+        yield from contract.missing_orientation(contract.DatasetFile(repo.tree, DATASET, repo.dataset_json))
 
 
 @rule("JSON002")
 def contract_is_json(repo: RepoFiles) -> Iterator[Draft]:
     """The repo's dataset.json is a JSON object."""
-    if (repo.root / "dataset.json").is_file() and repo.dataset_json is None:
-        yield "dataset.json", "not a JSON object", "mend it, or remove it: mreg train writes it"
+    if repo.tree.exists(DATASET) and repo.dataset_json is None:
+        yield DATASET, "not a JSON object", "mend it, or remove it: mreg train writes it", 1
 
 
 RULES = [
-    model_toml_is_valid, name_is_valid, name_is_canonical, folder_has_the_name, name_agrees_with_the_labels,
-    licence_is_there, citation_is_there, card_has_its_sections, card_shows_todays_commands, data_stay_out_of_git,
-    files_are_small, files_name_no_home_folder, contract_lists_no_cases, contract_says_the_orientation,
+    model_toml_is_valid, card_has_its_sections, card_shows_todays_commands, data_stay_out_of_git, files_are_small,
+    files_name_no_home_folder, contract_lists_no_cases, paths_are_relative, contract_says_the_orientation,
     contract_is_json,
 ]  # fmt: skip
 
@@ -215,7 +207,7 @@ RULES = [
 def _ignored(root: Path) -> tuple[str, ...]:
     """Return the folders that Git does not see, those of model.toml if it can be read."""
     try:
-        paths = model_toml.read(root / model_toml.FILE_NAME).paths
+        paths = model_toml.read(root / TOML).paths
     except MregError:
         paths = model_toml.PathsSection.model_validate({})
     return (paths.data, paths.runs, paths.dist)
@@ -223,8 +215,23 @@ def _ignored(root: Path) -> tuple[str, ...]:
 
 def findings(root: Path) -> Iterator[Finding]:
     """Yield all findings on a working copy, without its data, runs and archives."""
-    repo = RepoFiles(root, DiskTree(root, skip=_ignored(root)))
-    for entry in RULES:
+    tree = DiskTree(root, skip=_ignored(root))
+    yield from tree_findings(RepoFiles(tree, root.name, root, is_git=(root / ".git").exists()))
+
+
+def tree_findings(repo: RepoFiles) -> Iterator[Finding]:
+    """Yield all findings on a repo, wherever it lies."""
+    for entry in (*naming.RULES, *RULES, *papers.RULES, *at_hand.REPO_RULES):
         yield from entry.run(repo)
+    for check in privacy.EVERYWHERE:
+        yield from check.run(repo.tree)
+    settings = {} if isinstance(repo.toml, MregError) else repo.toml.train.settings
+    name = str(settings.get("trainer") or "")
+    if trainer_code.FILE_NAME in repo.tree.files():
+        code = trainer.TrainerFile(repo.tree, trainer_code.FILE_NAME, frozenset({name} - {""}), released=False)
+        yield from trainer.findings(code)
+    place = (TOML, repo.line("train", "configuration"))
+    claim = truth.Claim(repo.name, repo.tree, DATASET, str(settings.get("configuration") or ""), place)
+    yield from truth.findings(claim)
     if repo.dataset_json is not None:
-        yield from model.dataset_document(repo.dataset_json, "dataset.json")
+        yield from contract.findings(contract.DatasetFile(repo.tree, DATASET, repo.dataset_json))

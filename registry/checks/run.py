@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from registry.checks import model
-from registry.checks.rules import read_object, rule
+from registry.checks import at_hand, model, privacy
+from registry.checks.rules import Draft, line_of, read_object, rule
 from registry.errors import MregError
 from registry.runs import Run, read_run
 from registry.tree import DiskTree
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from registry.findings import Finding
-
-Draft = tuple[str, str, str]
 
 
 @dataclass
@@ -69,7 +67,8 @@ def orientation_is_the_configs(files: RunFiles) -> Iterator[Draft]:
     written = (read_object(files.tree, "dataset.json") or {}).get("image_orientation")
     if trained and written and trained != written:
         message = f"image_orientation is {written}, and config.json says that the run was trained in {trained}"
-        yield "dataset.json", message, f'"image_orientation": "{trained}"'
+        line = line_of(files.tree, "dataset.json", "image_orientation")
+        yield "dataset.json", message, f'"image_orientation": "{trained}"', line
 
 
 RULES = [config_is_readable, folds_are_finished, orientation_is_the_configs]
@@ -80,9 +79,10 @@ def findings(path: Path) -> Iterator[Finding]:
     tree = DiskTree(path)
     if not tree.exists("config.json"):
         yield from model.findings(model.ModelFiles(tree, "", path.name, released=True))
+        yield from privacy.findings(tree)
         return
     files = RunFiles(path, tree)
-    for entry in RULES:
+    for entry in (*RULES, *at_hand.RUN_RULES):
         yield from entry.run(files)
-    folder = files.run.trainer_folder if isinstance(files.run, Run) else ""
-    yield from model.findings(model.ModelFiles(tree, "", folder, released=False))
+    folder, name = (files.run.trainer_folder, str(files.run.config["repo"])) if isinstance(files.run, Run) else ("", "")
+    yield from model.findings(model.ModelFiles(tree, "", folder, released=False), name)
