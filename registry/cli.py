@@ -30,6 +30,7 @@ VERBS = {
     "list": "List the registry's models.",
     "show": "Show one model and its releases.",
     "verify": "Prove what a release's files are.",
+    "mirror": "Copy a release to a second place.",
     "yank": "Withdraw a release, which stays downloadable.",
     "demo": "Run the whole chain on real MRI, offline.",
 }
