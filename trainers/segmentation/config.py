@@ -57,8 +57,12 @@ class SegmentationSettings(BaseModel):
     seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes the best")
     workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="processes for preprocessing and augmentation; 0 works in the training process"
+        None, description="threads that read patches ahead; 0 reads them between the steps, as on a CPU"
     )
+    precision: Literal["auto", "bf16", "native"] = Field(
+        "auto", description="bf16, or native: nnU-Net's own (CUDA: fp16, CPU: fp32); auto: bf16 if the hardware has it"
+    )
+    compile: bool | None = Field(None, description="torch.compile the network (nnU-Net: on CUDA)")
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
         5.0, description="longest stretch of training that a kill may cost; 0 saves after every epoch"
     )

@@ -58,7 +58,7 @@ def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError("device 'cuda' was asked for and there is none", hint="--device cpu, or mend the driver")
     torch.set_num_threads(cpu_count() if device.type == "cpu" else 1)
-    progress.say(f"device: {device} ({torch.get_num_threads()} threads, {workers} loader processes)")
+    progress.say(f"device: {device} ({torch.get_num_threads()} threads, {workers} loader threads)")
     prepared = prepare(Path(job["dataset"]), Path(job["cache"]), settings, cpu_count(), progress)
     write_json(run_folder / "plans.json", prepared.plans)
     write_json(run_folder / "splits_final.json", job["splits"])
@@ -91,6 +91,7 @@ def _train_fold(job: dict[str, Any], fold: int | str, device: torch.device, prog
     place = Place(
         run=Path(job["run"]), fold=fold, splits=job["splits"], seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_minutes * 60, progress=progress,
+        precision=settings.precision, threads=int(os.environ["nnUNet_n_proc_DA"]),
     )  # fmt: skip
     if fold != "all" and int(fold) >= len(place.splits):
         raise TrainingError(
@@ -156,7 +157,7 @@ def _keep_lines(metrics: Path, epochs: int) -> None:
 
 
 def _set_environment(cache: Path, settings: SegmentationSettings) -> int:
-    """Point nnU-Net's variables at our folders, before it is imported; return the number of loader processes."""
+    """Point nnU-Net's variables at our folders, before it is imported; return the number of loader threads."""
     from trainers.core.environment import choose_device, cpu_count
 
     workers = settings.workers
@@ -170,6 +171,8 @@ def _set_environment(cache: Path, settings: SegmentationSettings) -> int:
         nnUNet_n_proc_DA=str(workers),
         nnUNet_def_n_proc=str(cpu_count()),
     )
+    if settings.compile is not None:
+        os.environ["nnUNet_compile"] = str(settings.compile)
     return workers
 
 

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +32,17 @@ from torch import distributed
 from trainers.core.environment import seed_everything
 from trainers.core.errors import TrainingError
 from trainers.core.files import atomic_path
+from trainers.data.loader import PatchLoader
+from trainers.segmentation.data_path import UnknownTransformError, loaders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from trainers.core.progress import Progress
 
 LATEST = "checkpoint_latest.pth"
+FLAT = 2  # axes of a flat patch
 SECONDS_BETWEEN_FIGURES = 60.0  # drawing progress.png costs half a second of CPU
 
 
@@ -51,6 +56,8 @@ class Place:
     seed: int
     checkpoint_seconds: float
     progress: Progress
+    precision: str = "auto"  # see config.py
+    threads: int = 0  # that read patches ahead
 
     @property
     def folder(self) -> Path:
@@ -66,6 +73,7 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
     _advance: Callable[..., None] | None = None
     _figure_at = -math.inf
     _saved_at = 0.0
+    _bf16 = False
 
     @property
     def output_folder_base(self) -> str:
@@ -113,17 +121,62 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
         self.logger.plot_progress_png = draw_now_and_then
         self.save_every = self.num_epochs + 1  # on_epoch_end below decides by the clock
 
+    def initialize(self) -> None:
+        """Build the network and lay it out in memory as its precision likes it."""
+        super().initialize()
+        self._bf16 = wants_bf16(self.place.precision, self.device)
+        if self._bf16 and self.device.type == "cpu":
+            # oneDNN's bfloat16 convolutions want the channels last: 2.2 times the speed of float32, 1.5 without.
+            flat = len(self.configuration_manager.patch_size) == FLAT
+            self.network.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return our loaders, or nnU-Net's where the trainer class loads or transforms in a way of its own."""
+        if super().get_dataloaders.__func__ is nnUNetTrainer.get_dataloaders:
+            try:
+                return loaders(self, seed=self.place.seed, threads=self.place.threads)
+            except UnknownTransformError as unknown:
+                self.place.progress.say(f"nnU-Net's own loaders are used: the trainer asks for {unknown}")
+        found: tuple[Any, Any] = super().get_dataloaders()
+        return found
+
+    def on_train_end(self) -> None:
+        """End as nnU-Net does, and the threads of the loaders."""
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, PatchLoader):
+                loader.close()
+        super().on_train_end()
+
     def on_epoch_start(self) -> None:
         """Seed by epoch and rank, so that a resumed epoch draws what it would have drawn."""
         super().on_epoch_start()
         seed_everything(self.place.seed + 1_000_003 * (self.current_epoch + 1) + self.local_rank)
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, PatchLoader):
+                loader.start(self.current_epoch)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Train on one batch and move the bar."""
-        result: dict[str, Any] = super().train_step(batch)
+        with self._precision():
+            result: dict[str, Any] = super().train_step(batch)
         if self._advance:
             self._advance()
         return result
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Measure one batch."""
+        with self._precision():
+            result: dict[str, Any] = super().validation_step(batch)
+        return result
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Set what autocast computes in: nnU-Net asks for it without a type on CUDA, and not at all on a CPU."""
+        if not self._bf16:
+            return nullcontext()
+        if self.device.type == "cuda":
+            torch.set_autocast_dtype("cuda", torch.bfloat16)
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def on_epoch_end(self) -> None:
         """Write the epoch's line to metrics.jsonl, and a checkpoint when the last one is old enough."""
@@ -245,6 +298,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = value.item() if value.size == 1 else value.tolist()
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def wants_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: where the hardware has it, unless the settings say otherwise."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    from torch import cpu
+
+    # Without these instructions bfloat16 is emulated, at a third of float32's speed.
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())  # noqa: SLF001 - no public name
 
 
 def wrap(trainer_class: type[nnUNetTrainer], place: Place) -> type[Any]:
