@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from string import Template
 
-from registry import __version__, keys, words
+from registry import __version__, keys, origin, words
 from registry.errors import MregError
 from registry.names import NameResult, require_strict
 from trainers.catalog import RECIPES
@@ -96,6 +96,8 @@ def _values(what: Plan) -> dict[str, str]:
         "year": str(date.today().year),  # noqa: DTZ011 - the year of the author's own calendar
         "holder": what.holder,
         "version": __version__,
+        "mreg_commit": origin.reference(),
+        "mreg_version": f"v{__version__}",
         "releases": f"[a release]({what.url}/releases)" if what.url.startswith("https://") else "a release",
         "registry_flag": f" --registry {what.registry}" if what.registry else "",
         "citation_authors": "\n".join(_citation_author(author) for author in what.authors or (what.holder,)),

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from fixtures_stores import git
 
-from registry import __version__, model_toml, names, scaffold, words
+from registry import model_toml, names, origin, scaffold, words
 from registry.card import END, START
 from registry.errors import ConflictError, MregError
 from registry.scaffold_files import LICENCES
@@ -318,16 +318,19 @@ def test_the_citation_is_valid_cff(tmp_path):
     ]
 
 
-def test_the_workflows_are_yaml_and_call_those_of_this_version(tmp_path):
+def test_the_workflows_are_yaml_and_call_those_of_this_commit(tmp_path):
     root = scaffold.create(NAME, tmp_path, store=None).repo.root
-    for kind in ("check", "release"):
+    rights = {"check": {"contents": "read"}}
+    rights["release"] = {"contents": "write", "id-token": "write", "attestations": "write"}
+    for kind, right in rights.items():
         workflow = yaml.safe_load((root / f".github/workflows/{kind}.yml").read_text())
-        uses = workflow["jobs"][kind]["uses"]
-        assert uses == f"ivadomed/mreg/.github/workflows/model-{kind}.yml@v{__version__}"
         assert workflow["permissions"] == {}
-        right = {"check": "read", "release": "write"}[kind]
-        assert workflow["jobs"][kind]["permissions"] == {"contents": right}
-    assert workflow["jobs"]["release"]["with"] == {"tag": "${{ inputs.tag }}"}
+        job = workflow["jobs"][kind]
+        assert job["uses"] == f"ivadomed/mreg/.github/workflows/model-{kind}.yml@{origin.reference()}"
+        assert job["permissions"] == right
+        assert job["with"]["mreg"] == origin.reference()
+    assert workflow["jobs"]["release"]["with"]["tag"] == "${{ inputs.tag }}"
+    assert workflow["run-name"] == "release ${{ inputs.tag }}"
 
 
 def test_data_runs_and_archives_stay_out_of_git(tmp_path):
