@@ -61,7 +61,7 @@ def check_labels(dataset_json: Mapping[str, Any], path: str = "dataset.json", te
     """
     findings = [*_label_findings(dataset_json), *_channel_findings(dataset_json.get("channel_names", {"0": ""}))]
     return [
-        Finding(code=code, level=level, message=message, hint=hint, path=path, line=_line(text, message))
+        Finding(code=code, level=level, message=message, hint=hint, path=path, line=_line(dataset_json, text, message))
         for code, level, message, hint in findings
     ]
 
@@ -91,7 +91,7 @@ def regions(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {label.name: label.values for label in contract.foreground}
 
 
-def _line(text: str, message: str) -> int | None:
+def _line(dataset_json: Mapping[str, Any], text: str, message: str) -> int | None:
     """Return the line of the key that a message is about: of the label that it names, else of what it begins with."""
     key = re.match("regions_class_order|channel_names|labels", message)
     if not text or key is None:
@@ -99,7 +99,9 @@ def _line(text: str, message: str) -> int | None:
     inside = [keys for keys in lines.of_keys(text) if len(keys) == 2 and keys[0] == key[0]]  # noqa: PLR2004 - key, name
     words = re.split(r"[\s:,='\"]+", message.removeprefix(key[0]))
     named = [keys for keys in inside if str(keys[1]) in words or repr(keys[1]) in message]
-    return lines.of_key(text, *(named[-1] if named and key[0] == "labels" else (key[0],)))
+    if key[0] == "labels" and named:
+        return lines.of_key(text, *named[-1])
+    return lines.of_key(text, key[0] if key[0] in dataset_json else "labels")
 
 
 def _read(dataset_json: Mapping[str, Any]) -> tuple[Contract, list[str]]:

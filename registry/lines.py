@@ -24,7 +24,7 @@ def of_key(text: str, *keys: str | int) -> int | None:
     2
     """
     found = of_keys(text)
-    return next((found[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in found), None)
+    return next((found[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in found), 1 if text else None)
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Every rule of `mreg check` with a bad example; good examples find nothing; no target, however broken, is a crash."""
+"""`mreg check` on every kind of target: what is good finds nothing, and no target, however broken, is a crash."""
 
 import contextlib
 import io
@@ -202,43 +202,6 @@ class nnUNetTrainer(stock.nnUNetTrainer):
 """
 FUNCTION = "\n\ndef get_trainer_class():\n    return nnUNetTrainer\n"
 
-BAD_ARCHIVES = {
-    "ARCHIVE001": lambda pack: pack(folder="model"),
-    "ARCHIVE002": lambda pack: pack({"x.ckpt": b""}),
-    "ARCHIVE003": lambda pack: pack(beside={"../../.bashrc": b"x"}),
-    "ARCHIVE004": lambda pack: pack({".DS_Store": b""}),
-    "ARCHIVE005": lambda pack: pack(name="my model-r20260131.zip"),
-    "ARCHIVE006": lambda pack: pack(name=f"{NAME}-r20260231.zip"),
-    "ARCHIVE008": lambda pack: pack(beside={"crop_metadata.json": b'{"pad_left": 1}'}),
-    "ARCHIVE009": lambda pack: flip(pack(), b'"labels"'),
-    "ARCHIVE010": lambda pack: pack(beside={"m.pt": b"", "m.json": b"{}"}),
-    "CKPT001": lambda pack: pack({CHECKPOINT: b"PK\x03\x04 and then nothing"}),
-    "CKPT002": lambda pack: pack({CHECKPOINT: saved(x=Evil("true"))}),
-    "CKPT003": lambda pack: pack({CHECKPOINT: saved(x=__import__("numpy").float64(1))}),
-    "CKPT004": lambda pack: pack(
-        {CHECKPOINT: saved(network_weights={"w": __import__("torch").tensor([1, float("nan")])})}
-    ),
-    "CKPT005": lambda pack: pack({CHECKPOINT: saved(optimizer_state={})}),
-    "CKPT006": lambda pack: pack({CHECKPOINT: saved(x={"folder": "/home/jdoe/data"})}),
-    "JSON001": lambda pack: pack({"plans.json": "{'a': 1}"}),
-    "MODEL001": lambda pack: pack({"plans.json": None}),
-    "MODEL002": lambda pack: pack({"fold_x/a.txt": b""}),
-    "MODEL003": lambda pack: pack({CHECKPOINT: None}),
-    "MODEL004": lambda pack: pack({"fold_0/checkpoint_latest.pth": saved()}),
-    "MODEL005": lambda pack: pack(folder="nnUNetTrainer__nnUNetPlans__2d"),
-    "MODEL006": lambda pack: pack({"dataset_fingerprint.json": '{"spacings": [[1, 1, 1]]}'}),
-    "TRAINER001": lambda pack: pack(
-        {CHECKPOINT: saved(trainer_name="nnUNetTrainerMine")}, folder="nnUNetTrainerMine__nnUNetPlans__3d_fullres"
-    ),
-    "TRAINER002": lambda pack: pack({"trainer_class.py": "class nnUNetTrainer:\n    pass\n" + FUNCTION}),
-    "TRAINER003": lambda pack: pack({"trainer_class.py": TRAINER}),
-    "TRAINER004": lambda pack: pack({"trainer_class.py": "import wandb\n" + TRAINER + FUNCTION}),
-    "PRIVACY001": lambda pack: pack({"fold_0/training_log_1.txt": "reads /Users/jdoe/data\n"}),
-    "PRIVACY002": lambda pack: pack({"fold_0/debug.json": '{"folder": "/scratch/project/x"}'}),
-    "PRIVACY003": lambda pack: pack({"fold_0/debug.json": '{"who": "jane.doe@example.org"}'}),
-    "PRIVACY004": lambda pack: pack({"progress.png": b"\x89PNG\r\n\x1a\n\0\0\0\1tEXtx"}),
-    "PRIVACY006": lambda pack: pack({"fold_0/debug.json": '{"hostname": "rosenberg"}'}),
-}
 BAD_DATASET_JSON = {
     "MODEL007": {"channel_names": {"0": "T2w", "1": "T1w"}},
     "ORIENT001": {"image_orientation": "rpi"},
@@ -250,45 +213,6 @@ BAD_DATASET_JSON = {
     "LABEL015": {"labels": {"background": 0, "canal_seg": 1}},
     "CHANNEL001": {"channel_names": {"1": "T2w"}},
 }
-BAD_REPOS = {
-    "NAME001": lambda repo: edit(repo / "model.toml", NAME, "model_seg_sc_t9"),
-    "NAME002": lambda repo: edit(repo / "model.toml", NAME, "model_seg_sc_t2w"),
-    "NAME003": lambda repo: edit(repo / "model.toml", NAME, "model_seg_gm_t2"),
-    "NAME004": lambda repo: (
-        edit(repo / "model.toml", NAME, "model_seg_sc_t1-t2"),
-        (repo / "dataset.json").write_text('{"channel_names": {"0": "a", "1": "b", "2": "c"}}'),
-    ),
-    "ORIENT002": lambda repo: (repo / "dataset.json").write_text('{"orientation": "RPI"}'),
-    "JSON002": lambda repo: (repo / "dataset.json").write_text("[]"),
-    "REPO001": lambda repo: edit(repo / "model.toml", "[model]", "[model]\ncolour = 1"),
-    "REPO002": lambda repo: (repo / "LICENSE").unlink(),
-    "REPO003": lambda repo: (repo / "CITATION.cff").unlink(),
-    "REPO004": lambda repo: edit(repo / "README.md", "<!-- mreg:metrics -->", ""),
-    "REPO005": lambda repo: edit(repo / "README.md", "sct_deepseg TASK -i", "sct_deepseg -task sc_t2 -i"),
-    "REPO006": lambda repo: (repo / ".gitignore").write_text("*.pyc\n"),
-    "REPO008": lambda repo: edit(repo / "model.toml", "[model]", "# data in /home/jdoe/data\n[model]"),
-    "REPO009": lambda repo: (repo / "dataset.json").write_text('{"training": ["sub-01"]}'),
-    "REPO007": lambda repo: (repo / "best.pth").write_bytes(b"x"),
-}
-BAD_RUNS = {
-    "RUN001": lambda run: (run / "config.json").write_text('{"trainer": 1}'),
-    "RUN002": lambda run: (run / CHECKPOINT).unlink(),
-    "RUN003": lambda run: edit(run / "dataset.json", '"RPI"', '"LPI"'),
-}
-ELSEWHERE = {"MANIFEST001", "ARCHIVE007"}  # tests of their own
-
-
-def flip(archive: Path, text: bytes) -> Path:
-    """Damage one byte of a stored member."""
-    data = bytearray(archive.read_bytes())
-    data[data.index(text)] ^= 1
-    archive.write_bytes(data)
-    return archive
-
-
-def test_every_rule_has_a_bad_example():
-    known = {*BAD_ARCHIVES, *BAD_DATASET_JSON, *BAD_REPOS, *BAD_RUNS, *ELSEWHERE}
-    assert {rule.code for rule in all_rules()} <= known
 
 
 def test_codes_are_unique_and_every_rule_says_what_should_be():
@@ -297,31 +221,12 @@ def test_codes_are_unique_and_every_rule_says_what_should_be():
     assert all(rule.summary.endswith(".") and len(rule.summary) < 120 for rule in rules)
 
 
-@pytest.mark.parametrize("code", BAD_ARCHIVES)
-def test_a_bad_archive_is_found(code, pack):
-    assert code in codes(check(BAD_ARCHIVES[code](pack)))
-
-
 @pytest.mark.parametrize("code", BAD_DATASET_JSON)
 def test_a_bad_dataset_json_is_found_in_archive_and_run(code, pack, members, run):
     bad = changed(members["dataset.json"], **BAD_DATASET_JSON[code])
     assert code in codes(check(pack({"dataset.json": bad})))
     (run / "dataset.json").write_bytes(bad)
     assert (code in codes(check(run))) == (not code.startswith("PRIVACY"))  # a run is nobody else's business
-
-
-@pytest.mark.parametrize("code", BAD_REPOS)
-def test_a_bad_repo_is_found(code, repo):
-    BAD_REPOS[code](repo)
-    assert code in codes(check(repo))
-
-
-@pytest.mark.parametrize("code", BAD_RUNS)
-def test_a_bad_run_is_found(code, run):
-    BAD_RUNS[code](run)
-    report = check(run)
-    assert code in codes(report)
-    assert not report.ok
 
 
 @pytest.mark.parametrize("code", ["XYZ", "", "RPIS", "RRI", "ras+", 3, ["R", "P", "I"]])

@@ -147,6 +147,6 @@ Codes that begin with these letters come with the files that they are about:
 |---|---|
 {families}
 
-A new rule is a function in `registry/checks/`, a line in its module's `RULES`, and a good and a bad example in
-`tests/test_checks.py`.
+A new rule is a function in `registry/checks/`, a line in its module's `RULES`, and a bad example in a folder
+`tests/data/checks/CODE-what-fails`, which is laid over a good target.
 """

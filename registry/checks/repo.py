@@ -13,6 +13,7 @@ from registry.checks import at_hand, contract, naming, papers, privacy, trainer,
 from registry.checks.rules import Draft, line_of, read_object, rule, text_of
 from registry.errors import MregError
 from registry.tree import DiskTree
+from trainers.catalog import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,7 +226,10 @@ def tree_findings(repo: RepoFiles) -> Iterator[Finding]:
         yield from entry.run(repo)
     for check in privacy.EVERYWHERE:
         yield from check.run(repo.tree)
-    settings = {} if isinstance(repo.toml, MregError) else repo.toml.train.settings
+    settings: dict[str, Any] = {}
+    if not isinstance(repo.toml, MregError):
+        recipe = RECIPES[repo.toml.train.recipe]
+        settings = recipe.settings.model_validate(repo.toml.train.settings).model_dump()
     name = str(settings.get("trainer") or "")
     if trainer_code.FILE_NAME in repo.tree.files():
         code = trainer.TrainerFile(repo.tree, trainer_code.FILE_NAME, frozenset({name} - {""}), released=False)

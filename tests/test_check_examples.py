@@ -1,0 +1,109 @@
+"""Each rule of `mreg check` with the bad example of its own, which is found where it is and as nothing else."""
+
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from check_examples import change, edited, examples, zipped
+from fixtures_dataset import write_dataset
+from fixtures_run import NAME, TRAINER_FOLDER
+
+from registry import dataset_findings, labels, schemas
+from registry.checks import all_rules, check
+from registry.findings import Finding, Report
+from registry.scaffold_files import plan, render
+from registry.schemas import validate
+
+EXAMPLES = examples()
+RUN = "runs/3d_fullres-1a2b3c4d"
+HERE = Path(__file__).parent
+BASES = ("archive", "repo", "run", "dataset")
+
+
+@pytest.fixture(scope="session")
+def good(tiny_package, tiny_run, tmp_path_factory):
+    """Return one folder with a good target of each kind: files of the archive, repo, run in a repo, dataset."""
+    root = tmp_path_factory.mktemp("good")
+    with zipfile.ZipFile(tiny_package.archive) as archive:
+        archive.extractall(root / "unpacked")
+    (root / "unpacked" / TRAINER_FOLDER).rename(root / "archive")
+    for path, text in render(plan(NAME, recipe="nnunet", licence="MIT", authors=("Ada Lovelace",))).items():
+        (root / "repo" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "repo" / path).write_text(text)
+    (root / "repo" / ".git").mkdir()
+    shutil.copytree(tiny_run.parents[1], root / "run")
+    write_dataset(root).rename(root / "dataset")
+    return root
+
+
+@pytest.fixture
+def judged(good, tmp_path):
+    """Build the target of an example and check it: report, and the folder where its files can be read."""
+
+    def judge(base: str, example: dict, name: str) -> tuple[Report, Path]:
+        if base == "document":
+            text = edited({}, example["document"])
+            (tmp_path / "document.json").write_text(text)
+            found = validate(example["schema"], example["document"], "document.json", text)
+            return Report(target=name, findings=tuple(found)), tmp_path
+        folder = tmp_path / ("files" if base == "archive" else NAME)
+        shutil.copytree(good / base, folder)
+        place = folder / RUN if base == "run" else folder
+        if "dataset" in example:  # that a repo's data are made of
+            shutil.copytree(good / "dataset", folder / example["dataset"])
+        change(place, example, name)
+        if base == "archive":
+            return check(zipped(folder, tmp_path, example, TRAINER_FOLDER)), folder
+        return check(place), place
+
+    return judge
+
+
+def line_of(folder: Path, finding: Finding) -> str:
+    path = folder / finding.path
+    if not path.exists():
+        path = folder / finding.path.partition("/")[2]  # without the trainer folder of an archive
+    return path.read_text().splitlines()[finding.line - 1] if finding.line else ""
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_good_target_has_no_finding(base, judged):
+    report, _ = judged(base, {}, "good")
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example["base"] != "test"])
+def test_a_bad_example_is_found_at_its_place_and_as_nothing_else(name, judged):
+    example, code = EXAMPLES[name], name.partition("-")[0]
+    report, folder = judged(example["base"], example, name)
+    assert {finding.code for finding in report.findings} == {code, *example.get("also", [])}
+    wanted = example["finding"]
+    path = re.sub("^T/", f"{TRAINER_FOLDER}/", wanted["path"])
+    places = [finding for finding in report.findings if finding.code == code and finding.path == path]
+    assert places, [finding.path for finding in report.findings]
+    assert any(wanted.get("line", "") in line_of(folder, finding) for finding in places)
+    assert all(finding.line for finding in places) or "line" not in wanted
+    assert all(finding.message for finding in places)
+
+
+def test_every_rule_has_a_bad_example():
+    known = {name.partition("-")[0] for name in EXAMPLES}
+    text = "\n".join(Path(module.__file__).read_text() for module in (labels, schemas))
+    families = set(re.findall(r'"((?:LABEL|CHANNEL|SCHEMA)\d{3})"', text)) | set(dataset_findings.KINDS)
+    assert {rule.code for rule in all_rules()} | families <= known
+
+
+def test_no_example_is_of_a_rule_that_is_gone():
+    text = "\n".join(Path(module.__file__).read_text() for module in (labels, schemas))
+    families = set(re.findall(r'"((?:LABEL|CHANNEL|SCHEMA)\d{3})"', text)) | set(dataset_findings.KINDS)
+    assert {name.partition("-")[0] for name in EXAMPLES} <= {rule.code for rule in all_rules()} | families
+
+
+@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example["base"] == "test"])
+def test_an_example_that_is_a_test_of_its_own_is_there(name):
+    file, _, function = EXAMPLES[name]["test"].partition("::")
+    text = (HERE / file).read_text()
+    assert f"def {function}(" in text
+    assert name.partition("-")[0] in text
