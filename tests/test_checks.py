@@ -107,66 +107,7 @@ def run(repo_with_run):
     return repo_with_run / "runs" / "3d_fullres-1a2b3c4d"
 
 
-# What SCT does with each layout, measured with its own installer. T is the trainer folder.
 T = TRAINER_FOLDER
-WORKS = {
-    "at the root": placed,
-    "at the root with files beside it": lambda m: placed(m) | {"README.md": b"x", "notes/x.txt": b"x"},
-    "at the root with .DS_Store": lambda m: placed(m) | {".DS_Store": b"x"},
-    "in one top folder": lambda m: placed(m, f"anything/{T}"),
-    "in DatasetNNN_x": lambda m: placed(m, f"Dataset501_x/{T}"),
-    "in one top folder, __MACOSX beside": lambda m: placed(m, f"model/{T}") | {"__MACOSX/._model": b"x"},
-    "at the root, __MACOSX beside": lambda m: placed(m) | {"__MACOSX/._model": b"x"},
-    "files beside it in one top folder": lambda m: placed(m, f"model/{T}") | {"model/README.md": b"x"},
-    "with entries for folders": lambda m: {f"model/{T}/": b""} | placed(m, f"model/{T}"),
-    "fold_all alone": lambda m: placed({k.replace("fold_0/", "fold_all/"): v for k, v in m.items()}),
-    "only checkpoint_best": lambda m: placed({k.replace("_final", "_best"): v for k, v in m.items()}),
-    "crop_metadata inside T": lambda m: placed(m) | {f"{T}/crop_metadata.json": b"{}"},
-}
-CRASHES = {
-    "file beside the top folder": lambda m: placed(m, f"model/{T}") | {"README.md": b"x"},
-    ".DS_Store beside the top folder": lambda m: placed(m, f"model/{T}") | {".DS_Store": b"x"},
-    "empty folder beside the top folder": lambda m: placed(m, f"model/{T}") | {"other/": b""},
-    "two top folders": lambda m: placed(m, f"model/Dataset501_x/{T}"),
-    "no trainer folder": dict,
-    "no trainer folder in a top folder": lambda m: placed(m, "model"),
-    "trainer folder renamed": lambda m: placed(m, f"my{T}"),
-    "trainer folder in lower case": lambda m: placed(m, T.lower()),
-    "two trainer folders": lambda m: placed(m) | placed(m, "nnUNetTrainer_5epochs__nnUNetPlans__3d_fullres"),
-    "top folder named after the trainer": lambda m: placed(m, f"model_nnUNetTrainer/{T}"),
-    "top folder that begins like the trainer": lambda m: placed(m, f"nnUNetTrainer_model/{T}"),
-    "file that begins like the trainer": lambda m: placed(m) | {"nnUNetTrainer.md": b"x"},
-    "empty folder that begins like the trainer": lambda m: placed(m) | {"nnUNetTrainer_old/": b""},
-    ".ckpt": lambda m: placed(m) | {"notes/last.ckpt": b"x"},
-    "fold_all and fold_0": lambda m: placed(m | {f"fold_all/{k[7:]}": v for k, v in m.items() if k[:7] == "fold_0/"}),
-    "fold_0_old": lambda m: placed(m) | {f"{T}/fold_0_old/checkpoint_final.pth": m[CHECKPOINT]},
-    "final and best": lambda m: placed(m) | {f"{T}/fold_1/checkpoint_best.pth": m[CHECKPOINT]},
-    "only checkpoint_latest": lambda m: placed({k.replace("_final", "_latest"): v for k, v in m.items()}),
-    "an empty folder that begins like a fold": lambda m: placed(m) | {f"{T}/fold_1/": b""},
-    "a file that begins like a fold": lambda m: placed(m) | {f"{T}/fold_0.txt": b"x"},
-    "fold_00": lambda m: placed({k.replace("fold_0/", "fold_00/"): v for k, v in m.items()}),
-    "best, and a final one outside the folds": lambda m: (
-        placed({k.replace("_final", "_best"): v for k, v in m.items()})
-        | {f"{T}/old/checkpoint_final.pth": m[CHECKPOINT]}
-    ),
-    "checkpoint a level too deep": lambda m: placed({k.replace("fold_0/", "fold_0/x/"): v for k, v in m.items()}),
-    "ivadomed's files at the root": lambda m: placed(m) | {"model.onnx": b"x", "model.json": b"{}"},
-    "empty": lambda m: {},
-}
-
-
-@pytest.mark.parametrize("layout", [pytest.param(make, id=name) for name, make in WORKS.items()])
-def test_layouts_that_sct_can_install_have_no_error(layout, members, tmp_path):
-    report = check(write_zip(tmp_path / ARCHIVE, layout(members)))
-    assert codes(report, "error") == set()
-
-
-@pytest.mark.parametrize("layout", [pytest.param(make, id=name) for name, make in CRASHES.items()])
-def test_layouts_that_crash_sct_are_errors(layout, members, tmp_path):
-    report = check(write_zip(tmp_path / ARCHIVE, layout(members)))
-    assert codes(report, "error") & {
-        "ARCHIVE001", "ARCHIVE002", "ARCHIVE010", "MODEL001", "MODEL002", "MODEL003",
-    }  # fmt: skip
 
 
 def test_compressed_archives_are_judged_like_stored_ones(members, tmp_path):
@@ -394,6 +335,33 @@ def test_the_list_of_stock_trainers_has_those_of_the_installed_nnunet():
     found = set(re.findall(r"^class (nnUNet\w*Trainer\w*)", text, re.MULTILINE))
     assert "nnUNetTrainer_250epochs" in found
     assert found <= ours | newer
+
+
+def test_planted_home_paths_are_found_wherever_they_hide(pack):
+    from check_examples import checkpoint_bytes, png_bytes
+
+    home = "/home/jdoe/nnUNet_raw"
+    report = check(
+        pack(
+            {
+                "fold_0/debug.json": json.dumps({"output_folder": home}, indent=1),
+                "fold_0/progress.png": png_bytes("tEXt", home),
+                "other.png": png_bytes("zTXt", home),
+                "third.png": png_bytes("iTXt", home),
+                CHECKPOINT: checkpoint_bytes(
+                    {"init_args": {"configuration": "3d_fullres", "dataset_json": {"x": home}}}
+                ),
+            }
+        )
+    )
+    found = {(f.code, f.path, f.line) for f in report.findings if "jdoe" in f.message and f.level == "error"}
+    assert found == {
+        ("PRIVACY001", f"{T}/fold_0/debug.json", 2),
+        ("PRIVACY001", f"{T}/fold_0/progress.png", None),
+        ("PRIVACY001", f"{T}/other.png", None),
+        ("PRIVACY001", f"{T}/third.png", None),
+        ("CKPT006", f"{T}/{CHECKPOINT}", None),
+    }
 
 
 SLOW = settings(
