@@ -26,6 +26,7 @@ VERBS = {
     "package": "Build the release archive of a run.",
     "sign": "Sign a package's manifest with a key, before it is released.",
     "release": "Publish a model's archive as a release.",
+    "draft": "Fetch and publish a draft, as the release workflow does.",
     "fetch": "Download released models.",
     "list": "List the registry's models.",
     "show": "Show one model and its releases.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from registry import output, release_notes
+from registry import actions, output, release_notes
 from registry.checks import check
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.model_toml import find_repo
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from registry.actions import By
     from registry.findings import Report
     from registry.model_toml import Repo
     from registry.release_files import Files
@@ -68,21 +69,16 @@ def release_path(
     half: bool = False,
     dry_run: bool = False,
     draft: bool = False,
-    by: str = "direct",
+    by: By = "auto",
     sign: Path | None = None,
 ) -> Outcome:
     """Release the repo that holds `path`, or the run that `path` is, to the registry of that location."""
-    if by != "direct":
-        raise MregError(
-            f"--publish-with {by}: this version cannot publish through the repository's workflow",
-            hint="publish from this machine: --publish-with direct",
-        )
     repo = find_repo(path)
     chosen = run if run is None or run.exists() else repo.runs / run
     if chosen is None and is_run(path):
         chosen = path
     options = Options(run=read_run(chosen) if chosen else None, layout=layout, half=half, sign=sign)
-    return release(repo, open_store(registry), tag=tag, options=options, dry_run=dry_run, draft=draft)
+    return release(repo, open_store(registry), tag=tag, options=options, dry_run=dry_run, draft=draft, by=by)
 
 
 def release(
@@ -93,6 +89,7 @@ def release(
     options: Options | None = None,
     dry_run: bool = False,
     draft: bool = False,
+    by: By = "direct",
 ) -> Outcome:
     """Publish a run's archive, its manifest and their checksums as a release of the model.
 
@@ -108,6 +105,8 @@ def release(
     if info.archived:
         raise ConflictError(f"{repo.name}: archived in {store.location}", hint="un-archive it first")
     _require_ok(check(repo.root))
+    if not (dry_run or draft):
+        actions.settle(store, repo.name, tag, by=by)
     releases = [with_digests(store, r) if r.tag == tag else r for r in store.releases(repo.name)]
     public = any(r.tag == tag and not r.draft for r in releases)
     # Under a tag that is public a new package is only to be compared: what was released stays in dist.
@@ -128,8 +127,7 @@ def release(
         made, changed = _fill_draft(repo, store, info, plan, files)
         if draft:
             return _outcome(made, wanted, changed=changed, plan=lines)
-        with output.stage(f"publish {repo.name}@{tag}"):
-            store.publish(made, latest=plan.latest)
+        actions.publish(store, made, latest=plan.latest, by=by)
         return _outcome(read_back(store, made, wanted), wanted, changed=True, plan=lines)
 
 

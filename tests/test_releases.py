@@ -583,10 +583,11 @@ def test_the_command_takes_a_run(registry, repo, mreg):
         assert json.loads(result.stdout)["assets"][0]["name"] == ARCHIVE
 
 
-def test_publishing_through_the_workflow_is_not_there_yet(registry, repo, mreg):
+def test_publishing_with_actions_is_refused_before_anything_is_written_where_there_is_no_workflow(registry, repo, mreg):
     result = mreg("release", repo.root, "--publish-with", "actions", "--registry", registry.location)
     assert result.exit_code == 1
-    assert "this version cannot publish through the repository's workflow" in result.stderr
+    assert "with Actions: " in result.stderr
+    assert "--publish-with direct" in result.stderr
     assert registry.releases(NAME) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -36,10 +37,9 @@ from registry.commands._options import json_option, registry_option
 @click.option("--draft", is_flag=True, help="Stop before the publication.")
 @click.option(
     "--publish-with",
-    type=click.Choice(["direct", "actions"]),
-    default="direct",
-    show_default=True,
-    help="Who publishes: this machine, or the repository's workflow.",
+    type=click.Choice(["actions", "direct"]),
+    default=None,
+    help="Who publishes: the repository's workflow, or this machine [default: actions where it can be started].",
 )
 @registry_option
 @json_option
@@ -52,14 +52,15 @@ def command(
     sign: Path | None,
     dry_run: bool,
     draft: bool,
-    publish_with: str,
+    publish_with: Literal["actions", "direct"] | None,
     registry: str | None,
     as_json: bool,
 ) -> None:
     """Publish a model's archive as a release.
 
     Checks, packs, uploads to a draft, compares digests, publishes and reads back. After any interruption run it again:
-    it continues. A published file is never replaced.
+    it continues. A published file is never replaced. With Actions the repository's workflow checks the draft on a clean
+    machine, attests who built it and publishes it; this command waits for it and says what stopped it.
 
     \b
     Examples:
@@ -78,7 +79,7 @@ def command(
         half=half,
         dry_run=dry_run,
         draft=draft,
-        by=publish_with,
+        by=publish_with or "auto",
         sign=sign,
     )
     if as_json:

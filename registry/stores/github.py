@@ -14,6 +14,7 @@ from registry.files import sha256
 from registry.stores import Asset, Release, RepoInfo
 from registry.stores.contract import check_asset, check_repo_name, check_tag, newest_first
 from registry.stores.first_commit import read_first_commit
+from registry.stores.github_actions import GitHubActions
 from registry.stores.github_api import GitHubApi, Pace, Refusal, Spoiled
 from registry.stores.github_assets import CHUNK_BYTES, AssetSource, AssetStream, send
 from registry.stores.github_overview import newest_releases
@@ -84,6 +85,15 @@ class GitHubStore:
                 blob = f"{repo.path}/git/blobs/{document['sha']}"
                 document = self._api.call("GET", blob, where=where, what=what)
             return base64.b64decode(document["content"])
+
+    def actions(self, repo: str) -> GitHubActions:
+        """Return the workflows of a repository."""
+        return GitHubActions(self._api, self.org, check_repo_name(repo))
+
+    @property
+    def sleep(self) -> Callable[[float], None]:
+        """Return how this store waits."""
+        return self._api.pace.sleep
 
     def releases(self, repo: str) -> list[Release]:
         """Return the releases, newest tag first; drafts too where the token may push."""

@@ -28,6 +28,7 @@ _PERMISSIONS = {  # ours → fine-grained token, classic token
     "contents": ("Contents: write", "repo"),
     "administration": ("Administration: write", "repo, and the right to create repositories in the organisation"),
     "issues": ("Issues: write", "repo"),
+    "actions": ("Actions: write", "repo"),
 }
 _SIGN_IN = (
     "make one at https://github.com/settings/tokens (fine-grained: {fine}; classic: {classic}; "
@@ -152,6 +153,31 @@ class GitHubApi:
             raise RegistryError(f"{where}: cannot {what}: {self.url} does not answer GraphQL")
         return data
 
+    def once(self, verb: str, path: str, body: dict[str, Any], *, where: str, what: str) -> Any:
+        """Return the answer of a call that must not be repeated, because nobody can tell whether it was done."""
+        self.require("actions", where, what)
+        for attempt in range(self.pace.tries):
+            try:
+                return self._ask(verb, path, None, body)[1]
+            except Refusal as refusal:
+                seconds = refusal.wait(attempt)
+                last = attempt + 1 == self.pace.tries
+                if last or not refusal.limited or seconds > self.pace.longest_wait:
+                    raise self._explain(refusal, where, what, "actions") from refusal
+                self.pace.sleep(seconds)  # a limit means that nothing was done
+            except NETWORK_FAULTS as fault:
+                raise self._unreachable(fault, where, what) from fault
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def conditional(self, path: str, etag: str, *, where: str, what: str) -> tuple[str, Any]:
+        """Return the ETag and the document of an address, None for one that has not changed since that ETag."""
+
+        def ask() -> tuple[str, Any]:
+            headers, document = self._ask("GET", path, None, None, {"If-None-Match": etag} if etag else None)
+            return headers.get("etag", ""), document
+
+        return self.patiently(ask, where=where, what=what)
+
     def require(self, needs: str, where: str, what: str) -> None:
         """Raise where a write has no token."""
         if needs and not self.token:
@@ -203,9 +229,11 @@ class GitHubApi:
         same_port = theirs.hostname != ours.hostname or theirs.port == ours.port
         return theirs.hostname in hosts and theirs.scheme == ours.scheme and same_port
 
-    def _ask(self, verb: str, path: str, query: Any, body: Any) -> tuple[dict[str, Any], Any]:
+    def _ask(
+        self, verb: str, path: str, query: Any, body: Any, headers: dict[str, str] | None = None
+    ) -> tuple[dict[str, Any], Any]:
         try:
-            return self._requester.requestJsonAndCheck(verb, path, parameters=query, input=body)
+            return self._requester.requestJsonAndCheck(verb, path, parameters=query, headers=headers, input=body)
         except GithubException as error:
             raise Refusal(error.status, error.data, error.headers or {}) from None
         except ValueError as error:  # half a document; requests' own errors are OSErrors
