@@ -7,44 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry.checks import check
 from registry.errors import MregError
 from registry.labels import check_labels, output_suffixes, regions
 
-CASES = json.loads((Path(__file__).parent / "data" / "naming" / "label_cases.json").read_text())
+CASES = json.loads((Path(__file__).parent / "data" / "naming" / "labels.json").read_text())
 LEVELS = {"error": "error", "warning": "warn", "note": "ok"}
-CODES = {
-    "binary": set(),
-    "regions": set(),
-    "regions without order": {"LABEL007"},
-    "order too short": {"LABEL007"},
-    "order swapped": {"LABEL008"},
-    "order present, no region": {"LABEL011"},
-    "no background": {"LABEL002"},
-    "background in a list": {"LABEL002"},
-    "background not 0": {"LABEL002"},
-    "gap": {"LABEL004"},
-    "starts at 2": {"LABEL004"},
-    "same value twice": {"LABEL005"},
-    "ignore highest": {"LABEL012"},
-    "ignore in the middle": {"LABEL004", "LABEL006"},
-    "ignore as text": {"LABEL006"},
-    "ignore in a list": {"LABEL006"},
-    "numbers as text (real: mouse repo)": {"LABEL013"},
-    "one-element list": set(),
-    "v1 / MSD direction": {"LABEL003"},
-    "space in a label (real: canproco)": {"LABEL014"},
-    "suffix doubled (real: mp2rage)": {"LABEL015"},
-    "canal": {"LABEL015", "LABEL016"},
-    "rootlets": set(),
-    "background only": {"LABEL009"},
-    "lvl not from 1": set(),
-    "slash in a label": {"LABEL010"},
-}
 
 
 def document(case):
-    order = case["regions_class_order"]
-    return {"labels": case["labels"]} | ({} if order is None else {"regions_class_order": order})
+    return {key: case[key] for key in ("labels", "regions_class_order") if key in case}
 
 
 def verdict(findings):
@@ -54,18 +26,31 @@ def verdict(findings):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
 def test_labels_are_judged_as_observed(case):
     findings = check_labels(document(case))
-    assert verdict(findings) == case["mreg"].partition(":")[0]
-    assert {finding.code for finding in findings} == CODES[case["case"]]
+    assert verdict(findings) == case["verdict"]
+    assert {finding.code for finding in findings} == set(case["codes"])
     assert all(finding.hint and finding.path == "dataset.json" for finding in findings)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
+def test_mreg_check_judges_them_alike_and_names_their_line(case, tmp_path):
+    (tmp_path / "model.toml").write_text('[model]\nname = "model_seg_sc_t2"\n')
+    whole = {"channel_names": {"0": "T2w"}, "file_ending": ".nii.gz", "image_orientation": "RPI", **document(case)}
+    text = json.dumps(whole, indent=1)
+    (tmp_path / "dataset.json").write_text(text)
+    found = [finding for finding in check(tmp_path).findings if finding.code.startswith("LABEL")]
+    assert {finding.code for finding in found} == set(case["codes"])
+    assert verdict(found) == case["verdict"]
+    first = text.splitlines().index(' "labels": {') + 1
+    assert all(finding.line is not None and finding.line >= first for finding in found)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
 def test_suffixes_are_what_sct_writes(case):
-    assert output_suffixes(document(case)) == case["sct_suffixes"]
+    assert output_suffixes(document(case)) == case["sct_writes"]
 
 
 def test_every_label_set_that_nnunet_refuses_is_an_error():
-    refused = [case for case in CASES if case["nnunet"] != "accepts"]
+    refused = [case for case in CASES if case["nnunet"] == "refuses it"]
     assert refused
     assert {verdict(check_labels(document(case))) for case in refused} == {"error"}
 
