@@ -26,6 +26,30 @@ NORMALISATIONS = {
     "rgb_to_0_1": "from 0..255 to 0..1",
 }
 
+# Code → level and what is wrong. A code never changes its meaning; LABEL013 is an error beside regions.
+KINDS: dict[str, tuple[Level, str]] = {
+    "LABEL001": ("error", "labels is no object, or a label's value is no number and no list of numbers"),
+    "LABEL002": ("error", "background is missing, or is not the number 0"),
+    "LABEL003": ("error", "names and values are swapped, as nnU-Net v1 wrote them"),
+    "LABEL004": ("error", "the values are not 0, 1, 2 and so on"),
+    "LABEL005": ("error", "two names have one value"),
+    "LABEL006": ("error", "ignore is not the integer above all others"),
+    "LABEL007": ("error", "regions without a regions_class_order of as many integers"),
+    "LABEL008": ("error", "regions_class_order gives a region a value that is not its own, or that is written over"),
+    "LABEL009": ("error", "there is nothing to segment"),
+    "LABEL010": ("error", "a name cannot be part of a file's name"),
+    "LABEL011": ("warning", "regions_class_order without regions"),
+    "LABEL012": ("warning", "SCT writes an empty file for ignore"),
+    "LABEL013": ("warning", "values are text"),
+    "LABEL014": ("warning", "a name brings unusual characters into the names of SCT's files"),
+    "LABEL015": ("warning", "SCT's output would end in _seg_seg"),
+    "LABEL016": ("note", "SCT keeps only the largest object of canal_seg"),
+    "LABEL017": ("error", "a region holds the background"),
+    "LABEL018": ("warning", "two names differ only in case"),
+    "CHANNEL001": ("error", "the keys of channel_names do not run from 0"),
+    "CHANNEL002": ("note", "a channel's name chooses another normalisation than z-scores"),
+}
+
 
 class Label(NamedTuple):
     """One entry of `labels` whose value can be read."""

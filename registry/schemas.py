@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 MISSING, TYPE, VALUE, UNKNOWN = "SCHEMA001", "SCHEMA002", "SCHEMA003", "SCHEMA004"
+# Code → what is wrong; an error, where the schema does not say otherwise.
+KINDS = {
+    MISSING: "a key is missing",
+    TYPE: "a value is of another type than the schema wants",
+    VALUE: "a value is not one that the schema allows",
+    UNKNOWN: "a key that the schema does not know",
+}
 TYPES = {"object": "an object", "array": "a list", "string": "text", "integer": "an integer", "number": "a number"}
 TYPES |= {"boolean": "true or false", "null": "null"}
 LIMITS = {

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from registry.errors import MregError, NotFoundError
-from registry.findings import Finding, Report
+from registry.findings import Finding, Level, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from registry.checks.rules import Rule
 
-# Findings whose rules are elsewhere: first letters of the code → what they are about.
-FAMILIES = {
-    "SCHEMA": "keys and types of dataset.json and plans.json",
-    "LABEL": "labels and regions of dataset.json, as nnU-Net and SCT read them",
-    "CHANNEL": "channels of dataset.json",
-    "DATA": "images, label images and splits of a dataset (mreg data verify)",
-}
+
+class Kind(NamedTuple):
+    """A kind of finding, for lists of rules."""
+
+    code: str
+    level: Level
+    summary: str
 
 
 def check(target: str | Path | None = None, *, data: bool = False) -> Report:
@@ -123,11 +123,28 @@ def all_rules() -> list[Rule[Any]]:
     return sorted(rules, key=lambda rule: rule.code)
 
 
+def documents() -> list[Kind]:
+    """Return what can be wrong with documents and datasets, sorted by code; no rule of ours stands behind it."""
+    from registry import dataset_findings, labels, schemas
+
+    kinds = [Kind(code, "error", summary) for code, summary in schemas.KINDS.items()]
+    kinds += [Kind(code, level, summary) for code, (level, summary) in labels.KINDS.items()]
+    kinds += [Kind(code, kind.level, kind.summary) for code, kind in dataset_findings.KINDS.items()]
+    return sorted(kinds)
+
+
+def every_kind() -> list[Kind]:
+    """Return every kind of finding that `check` can make, sorted by code."""
+    return sorted([*(Kind(rule.code, rule.level, rule.summary) for rule in all_rules()), *documents()])
+
+
 def page() -> str:
     """Return docs/rules.md."""
-    rules = "\n".join(f"| {rule.code} | {rule.level} | {rule.summary.replace('|', '/')} |" for rule in all_rules())
-    families = "\n".join(f"| {family}… | {about} |" for family, about in FAMILIES.items())
-    return PAGE.format(rules=rules, families=families)
+    return PAGE.format(rules=_rows(all_rules()), documents=_rows(documents()))
+
+
+def _rows(kinds: Iterable[Rule[Any] | Kind]) -> str:
+    return "\n".join(f"| {kind.code} | {kind.level} | {kind.summary.replace('|', '/')} |" for kind in kinds)
 
 
 PAGE = """\
@@ -141,11 +158,11 @@ is checked is executed, and torch is not needed. This page is written by `python
 |---|---|---|
 {rules}
 
-Codes that begin with these letters come with the files that they are about:
+Of documents and datasets these things are told (`mreg data verify` tells those that begin with DATA):
 
-| codes | about |
-|---|---|
-{families}
+| code | level | what is wrong |
+|---|---|---|
+{documents}
 
 A new rule is a function in `registry/checks/`, a line in its module's `RULES`, and a bad example in a folder
 `tests/data/checks/CODE-what-fails`, which is laid over a good target.

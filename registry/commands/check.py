@@ -58,7 +58,7 @@ def _list_rules(form: str) -> None:
     if form == "markdown":
         output.answer(checks.page().rstrip("\n"))
         return
-    rules = checks.all_rules()
+    rules = checks.every_kind()
     if form == "json":
         output.document([{"code": r.code, "level": r.level, "summary": r.summary} for r in rules])
         return
