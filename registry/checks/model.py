@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from registry import checkpoints, lines
-from registry.checks import checkpoint, contract, network, trainer, truth
+from registry.checks import checkpoint, contract, network, privacy, trainer, truth
 from registry.checks.rules import Draft, line_of, read_object, rule, text_of
 from registry.errors import MregError
 from registry.labels import output_suffixes
@@ -297,7 +297,7 @@ RULES = [
 
 def findings(model: ModelFiles, name: str = "") -> Iterator[Finding]:
     """Yield what all rules find, and what the schemas and the labels' semantics say; `name` is the model's."""
-    for entry in (*RULES, *network.RULES, *checkpoint.RULES):
+    for entry in (*RULES, *network.RULES, *checkpoint.RULES, *privacy.CHECKPOINT_RULES):
         yield from entry.run(model)
     yield from trainer.findings(model.trainer_file)
     if model.dataset_json is not None:

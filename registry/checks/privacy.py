@@ -9,11 +9,14 @@ from registry import lines, scrub
 from registry.checks.png import texts as png_texts
 from registry.checks.rules import Draft, line_of, read_object, rule
 from registry.errors import MregError
+from registry.pickles import Call, parse
+from registry.torch_zip import open_checkpoint
 from registry.tree import LARGEST_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from registry.checks.model import ModelFiles
     from registry.findings import Finding
     from registry.tree import Tree
 
@@ -37,7 +40,9 @@ PERSONAL = (
 ATTRIBUTE = re.compile(rf"\b({PERSONAL})[\"']?\s*[:=]\s*[\"']?([^\s\"',}}\]]+)")
 TAG = re.compile(r"\(0010,[0-9a-fA-F]{4}\)")
 SUBJECT = re.compile(r"\bsub-[A-Za-z0-9]+(?:_[A-Za-z0-9-]+)*")
+NOBODY = {"", "<name>", "none", "unknown", "localhost"}
 MOST = 3  # of a kind in a file
+MOST_PEOPLE = 20
 SCRUBS = "mreg package takes it out"
 
 
@@ -126,15 +131,25 @@ def no_host(tree: Tree) -> Iterator[Draft]:
         if path.endswith(".json"):
             for key, value in _hosts(read_object(tree, path)):
                 hint = "mreg package leaves it out"
-                yield path, f"names the computer: {value}", hint, line_of(tree, path, key)
+                yield path, f"names the computer or its user: {value}", hint, line_of(tree, path, *key)
         else:
             for found in list(HOST.finditer(text))[:MOST]:
-                yield path, f"names the computer: {found[1]}", SCRUBS, lines.at(text, found.start())
+                yield path, f"names the computer or its user: {found[1]}", SCRUBS, lines.at(text, found.start())
 
 
-def _hosts(document: dict[str, Any] | None) -> list[tuple[str, str]]:
-    found = [(key, value) for key, value in (document or {}).items() if key.lower() in HOST_KEYS]
-    return [(key, value) for key, value in found if isinstance(value, str) and value.lower() not in ("", "<name>")]
+def _hosts(document: Any) -> list[tuple[tuple[str | int, ...], str]]:
+    """Return where a document names a computer or a user, and which."""
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    rest: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
+    while rest:
+        place, node = rest.pop()
+        inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, value in inside:
+            if isinstance(value, dict | list):
+                rest.append(((*place, key), value) if len(place) < lines.DEEPEST else (place, value))
+            elif str(key).lower() in HOST_KEYS and isinstance(value, str) and value.lower() not in NOBODY:
+                found.append(((*place, key), value))
+    return found
 
 
 @rule("PRIVACY007")
@@ -168,7 +183,7 @@ def no_people(tree: Tree) -> Iterator[Draft]:
     every = list(_texts(tree, MACHINE_MADE))
     debug = [read_object(tree, path) or {} for path, _ in every if path.rpartition("/")[2] == "debug.json"]
     people = scrub.scrubber(None, debug, [text for _, text in every]).people
-    for name in sorted(name for name in people if len(name) >= scrub.SHORTEST_NAME):
+    for name in sorted(name for name in people if len(name) >= scrub.SHORTEST_NAME)[:MOST_PEOPLE]:
         pattern = re.compile(rf"(?<![\w/\\.-]){re.escape(name)}(?![\w.-])")
         for path, text in every:
             found = pattern.search(text)
@@ -178,6 +193,39 @@ def no_people(tree: Tree) -> Iterator[Draft]:
                 yield path, f"says {name}, which other lines show to be a user or a computer", SCRUBS, line
 
 
+@rule("PRIVACY010")
+def checkpoint_tells_of_nobody(model: ModelFiles) -> Iterator[Draft]:
+    """The metadata of a released checkpoint name no subject, address, computer or DICOM identifier."""
+    for path in model.described if model.released else ():
+        with model.tree.open(path) as file, open_checkpoint(file) as archive:
+            texts = "\n".join(_strings(parse(archive.pickle)[0]))
+        kinds = {"subjects": SUBJECT, "e-mail addresses": EMAIL, "DICOM identifiers": UID, "patients": ATTRIBUTE}
+        for kind, pattern in {**kinds, "computers": HOST}.items():
+            found = sorted({match[0] for match in pattern.finditer(texts) if not NOBODYS.search(match[0])})
+            if found:
+                yield path, f"names {kind}: {', '.join(found[:MOST])[:200]}", SCRUBS
+
+
+def _strings(document: Any) -> Iterator[str]:
+    """Yield the texts of a parsed pickle; a text that is the value of a key as "key: value"."""
+    rest: list[Any] = [document]
+    seen: set[int] = set()
+    while rest:
+        node = rest.pop()
+        if isinstance(node, str):
+            yield node
+        elif id(node) not in seen:
+            seen.add(id(node))
+            if isinstance(node, dict):
+                yield from (f"{key}: {value}" for key, value in node.items() if isinstance(value, str))
+                rest += [*node.keys(), *(value for value in node.values() if not isinstance(value, str))]
+            elif isinstance(node, list | tuple | set | frozenset):
+                rest += node
+            elif isinstance(node, Call):
+                rest += [node.arguments, node.elements, node.items, node.state]
+
+
+CHECKPOINT_RULES = [checkpoint_tells_of_nobody]
 RULES = [
     no_home_folders, no_absolute_paths, no_addresses, no_text_in_pictures, no_case_lists, no_host, no_identifiers,
     no_subjects, no_people,

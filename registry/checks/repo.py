@@ -35,7 +35,7 @@ CARD_SECTIONS = {
 LARGE = (".nii", ".nii.gz", ".pth", ".pt", ".ckpt", ".onnx", ".zip", ".b2nd", ".npz", ".dcm")
 SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}
 # A command may go on in the next line behind a backslash.
-OLD_SCT = re.compile(r"sct_deepseg(?:[^\n`]|\\\n)*?\s-(?:install-|list-)?tasks?\b")
+OLD_SCT = re.compile(r"sct_deepseg(?:[^\n`]|\\\n){0,300}?\s-(?:install-|list-)?tasks?\b")
 
 
 @dataclass
