@@ -48,6 +48,17 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cpu")
 
 
+def bf16_here(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; a CPU without them emulates it, at a third of the speed."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    from torch import cpu
+
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())  # noqa: SLF001 - no public name
+
+
 def cpu_count() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,7 +29,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
-from trainers.core.environment import seed_everything
+from trainers.core.environment import bf16_here, seed_everything
 from trainers.core.errors import TrainingError
 from trainers.core.files import atomic_path
 from trainers.data.loader import PatchLoader
@@ -124,7 +124,7 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
     def initialize(self) -> None:
         """Build the network and lay it out in memory as its precision likes it."""
         super().initialize()
-        self._bf16 = wants_bf16(self.place.precision, self.device)
+        self._bf16 = self.place.precision == "bf16" or (self.place.precision == "auto" and bf16_here(self.device))
         if self._bf16 and self.device.type == "cpu":
             # oneDNN's bfloat16 convolutions want the channels last: 2.2 times the speed of float32, 1.5 without.
             flat = len(self.configuration_manager.patch_size) == FLAT
@@ -298,20 +298,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = value.item() if value.size == 1 else value.tolist()
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def wants_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: where the hardware has it, unless the settings say otherwise."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    from torch import cpu
-
-    # Without these instructions bfloat16 is emulated, at a third of float32's speed.
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())  # noqa: SLF001 - no public name
 
 
 def wrap(trainer_class: type[nnUNetTrainer], place: Place) -> type[Any]:

@@ -1,0 +1,200 @@
+"""The loop of the recipes: what is written, and that no end of a process costs more than it must."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from loop_task import LENGTH, Restoration, train
+
+from trainers.core import checkpoints
+from trainers.core.environment import seed_everything
+from trainers.core.errors import TrainingError
+from trainers.core.optimisers import OptimiserSettings
+
+SCRIPT = Path(__file__).with_name("loop_task.py")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], dict]:
+    """Return the lines and the outcome of a training that nothing interrupts."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("straight")
+    outcome = train(folder, LENGTH, Restoration())
+    return lines(folder), outcome
+
+
+def lines(folder: Path) -> list[dict]:
+    """Return metrics.jsonl without what a clock says."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+
+def start(folder: Path, pause: float = 0) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), str(pause)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_training_writes_a_line_an_epoch_a_figure_and_an_inert_checkpoint(straight, tmp_path) -> None:
+    found, outcome = straight
+    assert [line["epoch"] for line in found] == [0, 1, 2, 3]
+    assert outcome["epoch"] == 4
+    assert outcome["stopped"] == ""
+    assert found[-1]["loss"] < found[0]["loss"]
+    assert found[0]["double"] == pytest.approx(2 * found[0]["loss"], rel=1e-6)
+    assert train(tmp_path, LENGTH, Restoration()) == outcome
+    assert (tmp_path / "progress.png").read_bytes()[:4] == b"\x89PNG"
+    state = torch.load(tmp_path / "checkpoint_latest.pth", weights_only=True)
+    assert state["position"]["epoch"] == 4
+    assert train(tmp_path, LENGTH, Restoration()) == outcome  # there is nothing left to do
+
+
+def test_stopped_within_an_epoch_it_goes_on_with_the_next_step(straight, tmp_path) -> None:
+    process = start(tmp_path, pause=0.4)
+    while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
+        time.sleep(0.05)
+        assert process.poll() is None
+    time.sleep(1.6)  # the figure is drawn first
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=60)
+    stopped = json.loads(said)
+    assert stopped["stopped"] == "SIGUSR1"
+    assert stopped["epoch"] < 4
+    state = torch.load(tmp_path / "checkpoint_latest.pth", weights_only=True)
+    assert state["position"]["iteration"] > 0
+    assert train(tmp_path, LENGTH, Restoration()) == straight[1]
+    assert lines(tmp_path) == straight[0]
+
+
+@pytest.mark.long
+def test_killed_at_ten_random_moments_it_ends_as_if_nothing_had_happened(straight, tmp_path) -> None:
+    moments = random.Random(3)  # noqa: S311 - moments, not secrets
+    killed = 0
+    for _ in range(10):
+        process = start(tmp_path, pause=0.1)
+        time.sleep(moments.uniform(1.5, 4.5))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate(timeout=60)
+    assert killed >= 3
+    assert train(tmp_path, LENGTH, Restoration()) == straight[1]
+    assert lines(tmp_path) == straight[0]
+
+
+def test_a_time_limit_stops_it_and_the_same_call_goes_on(straight, tmp_path) -> None:
+    first = train(tmp_path, LENGTH, Restoration(pause=0.05), minutes=0.005)
+    assert first["stopped"].startswith("the time limit")
+    assert first["epoch"] < 4
+    assert train(tmp_path, LENGTH, Restoration()) == straight[1]
+
+
+@pytest.mark.parametrize("harm", ["cut", "bit"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(straight, tmp_path, harm, capsys) -> None:
+    train(tmp_path, {**LENGTH, "epochs": 4}, Restoration(pause=0.02), minutes=0.005)
+    train(tmp_path, LENGTH, Restoration(pause=0.02), minutes=0.006)
+    latest = tmp_path / "checkpoint_latest.pth"
+    assert (tmp_path / "checkpoint_previous.pth").is_file()
+    data = bytearray(latest.read_bytes())
+    if harm == "cut":
+        data = data[: len(data) // 2]
+    else:
+        weights = torch.load(latest, weights_only=True)["module"]["0.weight"].numpy().tobytes()
+        data[data.index(weights) + 5] ^= 1
+    latest.write_bytes(data)
+    assert train(tmp_path, LENGTH, Restoration()) == straight[1]
+    assert "is damaged" in capsys.readouterr().err
+    assert lines(tmp_path) == straight[0]
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_stays(tmp_path) -> None:
+    path = tmp_path / "checkpoint_latest.pth"
+    checkpoints.save_state(path, {"a": torch.arange(3)})
+
+    def fail(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary))
+
+    with pytest.raises(TrainingError, match="the disk is full"):
+        checkpoints.save(path, fail)
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.arange(3))
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(TrainingError, match="the disk is full"):
+        checkpoints.save_state(path, {"a": _Full()})
+
+
+class _Full:
+    """Cannot be pickled because there is no room."""
+
+    def __reduce__(self) -> tuple:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_steps_without_a_finite_loss_are_skipped_and_counted(tmp_path) -> None:
+    outcome = train(tmp_path, LENGTH, Restoration(bad=((0, 2), (2, 0))))
+    assert outcome["skipped"] == 2
+    assert [line["skipped"] for line in lines(tmp_path)] == [1, 1, 2, 2]
+    everything = tuple((epoch, i) for epoch in range(20) for i in range(5))
+    with pytest.raises(TrainingError, match="50 steps in a row"):
+        train(tmp_path / "bad", {**LENGTH, "epochs": 20}, Restoration(bad=everything))
+
+
+def test_averaged_weights_and_the_best_checkpoint(tmp_path) -> None:
+    outcome = train(tmp_path, {**LENGTH, "ema": 0.9, "best": "-error"}, Restoration())
+    plain = train(tmp_path / "plain", LENGTH, Restoration())
+    assert outcome["weights"] != plain["weights"]
+    errors = [line["error"] for line in lines(tmp_path)]
+    best = torch.load(tmp_path / "checkpoint_best.pth", weights_only=True)
+    assert best["position"]["best"] == pytest.approx(-min(errors))
+    assert best["average"] is not None
+
+
+def test_two_processes_take_the_single_process_steps(tmp_path) -> None:
+    torch.set_num_threads(1)
+    single = Restoration()
+    single.module[2].p = 0.0
+    alone = train(tmp_path / "one", LENGTH, single)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
+    settings = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "timeout": 120}
+    (tmp_path / "two").mkdir()
+    done = subprocess.run(
+        [*command, str(tmp_path / "two"), "0"], capture_output=True, text=True, check=False, **settings
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)
+    assert together["weights"] == pytest.approx(alone["weights"], rel=1e-5)
+    pairs = zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True)
+    assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-4) for a, b in pairs)
+
+
+def test_rates_rise_and_fall_as_asked() -> None:
+    poly = OptimiserSettings(lr=0.01)
+    assert poly.rate(0, 1000) == 0.01
+    assert poly.rate(500, 1000) == pytest.approx(0.01 * 0.5**0.9)  # nnU-Net's PolyLRScheduler
+    cosine = OptimiserSettings(name="adamw", lr=3e-4, schedule="cosine", warmup=10, final_share=0.1)
+    rates = [cosine.rate(epoch, 100) for epoch in range(101)]
+    assert rates[0] < 1e-6
+    assert max(rates) == rates[10] == pytest.approx(3e-4)
+    assert rates[100] == pytest.approx(3e-5)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_seed_of_a_step_does_not_depend_on_what_ran_before() -> None:
+    seed_everything(7)
+    first = torch.rand(3)
+    torch.rand(100)
+    seed_everything(7)
+    assert torch.equal(torch.rand(3), first)

@@ -1,0 +1,56 @@
+"""When a training must end before its time: a signal from a scheduler or a person, or a time limit."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+)  # Slurm sends SIGUSR1 ahead of a job's time limit where --signal asks for it
+
+
+class Stopping:
+    """Within its context a first signal asks the loop to finish its step and save; a second one ends at once.
+
+    >>> with Stopping(minutes=0) as stopping:
+    ...     stopping.reason()
+    'the time limit of 0 minutes'
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self.minutes = minutes
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def __enter__(self) -> Self:
+        """Take over the signals."""
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def reason(self) -> str:
+        """Return why the loop should stop now, "" while it may go on."""
+        if self._signal is not None:
+            return signal.Signals(self._signal).name
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return f"the time limit of {self.minutes:g} minutes"
+        return ""
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self._signal is not None and number != getattr(signal, "SIGUSR1", None):
+            sys.exit(128 + number)
+        self._signal = number
