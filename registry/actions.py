@@ -1,8 +1,8 @@
 """Publishing through GitHub Actions: start the repository's release workflow on a complete draft, and wait for it.
 
-The workflow (.github/workflows/model-release.yml) checks the draft on a clean machine, attests it and publishes it. Here
-is only a watcher: it may be killed at any moment, the run goes on, and the next call finds it by its title. A run that
-stops leaves the draft as it was.
+The workflow (.github/workflows/model-release.yml) checks the draft on a clean machine, attests it and publishes it.
+Here is only a watcher: it may be killed at any moment, the run goes on, and the next call finds it by its title. A run
+that stops leaves the draft as it was.
 """
 
 from __future__ import annotations

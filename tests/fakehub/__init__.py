@@ -22,14 +22,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from fakehub import releases, routes  # noqa: F401 - importing them registers their routes
+from fakehub import actions, releases, routes  # noqa: F401 - importing them registers their routes
 from fakehub.gitdata import GitRepo
 from fakehub.server import HubError, LoggedRequest, serve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-EVERYTHING = ("contents", "administration", "workflows", "issues")
+EVERYTHING = ("contents", "administration", "workflows", "issues", "actions", "attestations")
 
 
 @dataclass
@@ -66,6 +67,8 @@ class FakeHub:
         self.faults: list[Fault] = []
         self.ranges = True  # False: the storage sends whole files only
         self.rate = 0.0  # bytes a second of a download, 0: as fast as it goes
+        self.runner: Callable[[FakeHub, dict[str, Any], dict[str, Any]], None] | None = None  # what a dispatch starts
+        self.run_details = True  # False: a server that does not know return_run_details
         self.sleeps: list[float] = []  # what clients under test waited, where they are told to sleep here
         root.mkdir(parents=True, exist_ok=True)
         path = root / "state.json"
