@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import queue
 import shutil
+import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from registry import output
 from registry.errors import ConflictError, IntegrityError, MregError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20  # of a download; a kill costs the piece that is not in the file yet
+PIECES = 4
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try that brings no byte
 
 
@@ -160,16 +164,53 @@ def _append(source: Source, have: int, file: BinaryIO, digest: hashlib._Hash, pr
     """Read to the end from offset `have`; return the number of bytes in the file."""
     if have == source.size:
         return have
-    with source.open(have) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            file.write(chunk)
-            file.flush()
-            digest.update(chunk)
-            have += len(chunk)
-            progress(len(chunk))
+    with source.open(have) as stream, _Hasher(digest) as hasher:
+        while count := stream.readinto(buffer := hasher.buffer()):  # type: ignore[attr-defined]
+            file.write(memoryview(buffer)[:count])
+            file.flush()  # at once, so that a kill loses little
+            hasher.put(buffer, count)
+            have += count
+            progress(count)
             if source.size is not None and have > source.size:
                 break
     return have
+
+
+class _Hasher:
+    """Hashes what is in the file in a thread of its own, while the next bytes come in; done with all at the end.
+
+    The few buffers go round: memory that is new for each piece costs more time than the copying.
+    """
+
+    def __init__(self, digest: hashlib._Hash) -> None:
+        self._digest = digest
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
+        for _ in range(PIECES):
+            self._free.put(bytearray(PIECE_BYTES))
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def buffer(self) -> bytearray:
+        """Return a buffer to fill; wait for one while the hashing is behind."""
+        return self._free.get()
+
+    def put(self, buffer: bytearray, count: int) -> None:
+        """Hand over a buffer with `count` bytes."""
+        self._full.put((buffer, count))
+
+    def __exit__(self, *_: object) -> None:
+        self._full.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (piece := self._full.get()) is not None:
+            buffer, count = piece
+            self._digest.update(memoryview(buffer)[:count])
+            self._free.put(buffer)
 
 
 def _rehash(part: Path, digest: hashlib._Hash) -> int:
