@@ -11,7 +11,7 @@ from registry.errors import ConflictError, IntegrityError, MregError, NotFoundEr
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
 from registry.manifest import read as read_manifest_file
-from registry.published import read_manifest, resolve
+from registry.published import read_manifest, require_file_name, resolve
 from registry.sources import all_sources
 from registry.stores import canonical_location, is_offline, open_store
 
@@ -158,6 +158,7 @@ def _choose(release: Release, name: str, manifest: Manifest | None) -> Asset:
 
 def _fetch_asset(ref: refs.RepoRef, store: Store, archive: Archive, out: Path | None) -> Fetched:
     release, asset = archive.release, archive.asset
+    require_file_name(asset.name)
     key = archive.sha256 or cache.key_of(store.location, release.repo, release.tag, asset.name, asset.id, asset.size)
     archives = len(archive.manifest.archives) if archive.manifest else 0
     found = all_sources(store, release, asset, key=key, sha256=archive.sha256, archives=archives)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Protocol
 
 from registry import cache, transfer
 from registry.errors import IntegrityError, NotFoundError
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
+from registry.published import require_file_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,23 +61,18 @@ class ReleasedMaterial:
 
     def read(self, name: str) -> bytes | None:
         """Return a small asset; raise `IntegrityError` where the registry gives other bytes than it computed."""
-        asset = self._release.asset(name)
+        asset = self._release.asset(require_file_name(name))
         if asset is None:
             return None
         if asset.size > MAX_DOCUMENT_BYTES:
             raise IntegrityError(f"{name}: {asset.size} bytes, too large to be one of ours", hint="do not use it")
         target = self._folder / name
         if not target.exists():
-            transfer.download(
-                transfer.Source(
-                    label=name,
-                    identity=asset.sha256 or asset.id,
-                    size=asset.size,
-                    sha256=asset.sha256,
-                    open=lambda offset: self._store.open_asset(self._release, asset, offset),
-                ),
-                target,
-            )
+            with self._store.open_asset(self._release, asset) as stream:
+                data = b"".join(iter(lambda: stream.read(MAX_DOCUMENT_BYTES), b""))
+            if len(data) != asset.size or asset.sha256 not in ("", hashlib.sha256(data).hexdigest()):
+                raise IntegrityError(f"{name}: other bytes than were published", hint="try again")
+            target.write_bytes(data)
         return target.read_bytes()
 
     def file(self, name: str) -> Path | None:
@@ -87,7 +84,7 @@ class ReleasedMaterial:
 
         Taken from the registry alone: a mirror that has the right bytes says nothing of the release.
         """
-        asset = self._release.asset(name)
+        asset = self._release.asset(require_file_name(name))
         where = f"{self._release.repo}@{self._release.tag}"
         if asset is None:
             raise NotFoundError(f"{where}: no asset {name}")

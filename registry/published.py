@@ -63,6 +63,13 @@ def _newest_good(name: str, public: list[Release], location: str) -> Release:
     raise NotFoundError(f"{name}: no published release in {location}", hint="publish one: mreg release")
 
 
+def require_file_name(name: str) -> str:
+    """Return an asset's name, which becomes a file here; raise `IntegrityError` where a registry would lead us away."""
+    if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+        raise IntegrityError(f"{name!r} cannot be the name of an asset", hint="do not use this registry")
+    return name
+
+
 def read_manifest(store: Store, release: Release) -> Manifest | None:
     """Return the manifest of a release, None where it has none; raise `IntegrityError` for a broken one."""
     asset = release.asset(MANIFEST_NAME)

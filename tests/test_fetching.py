@@ -288,3 +288,18 @@ def test_the_token_goes_to_the_registry_alone(released_github, hub, tiny_package
     assert "authorization" not in json.dumps(mirror.seen).lower()
     assert not any("authorization" in r.headers for r in hub.requests if r.server == "storage")
     assert hub.token not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", ["../evil.zip", "a/b.zip", "..\\evil.zip", ".hidden.zip"])
+def test_an_asset_whose_name_leads_away_is_refused(released_github, hub, mreg, tmp_path, name):
+    (release,) = hub.repo(NAME)["releases"].values()
+    archive = next(a for a in release["assets"].values() if a["name"].endswith(".zip"))
+    archive["name"] = name
+    for asset in list(release["assets"].values()):
+        if asset is not archive:
+            del release["assets"][str(asset["id"])]
+    result = mreg("fetch", NAME, "--registry", "github:ivadomed", "-o", tmp_path / "deep" / "out")
+    assert (result.exit_code, "cannot be the name of an asset" in result.stderr) == (1, True)
+    assert not list(tmp_path.glob("deep/**/*.zip"))
+    verified = mreg("verify", NAME, "--registry", "github:ivadomed")
+    assert verified.exit_code == 1
