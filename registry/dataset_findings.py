@@ -44,6 +44,7 @@ KINDS = {
     "DATA025": Kind("warning", "import the images again: both become the sform", "sform and qform differ"),
     "DATA026": Kind("note", "", "what image_orientation would be"),
     "DATA027": Kind("warning", "move the files to imagesTr and labelsTr", "the key `dataset`"),
+    "DATA028": Kind("warning", "for example Dataset501_SpinalCordT2w", "the folder is not called DatasetNNN_Name"),
 }
 
 

@@ -94,7 +94,10 @@ def _list(dataset: Path, name: str, ending: str) -> Part:
 
 
 def _document(dataset: Path, document: dict[str, Any]) -> Iterator[Finding]:
-    """Check what the JSON files say beside what the schema and the labels' rules ask."""
+    """Check what the JSON files say beside what the schema and the labels' rules ask, and the folder's name."""
+    folder = dataset.resolve().name
+    if not re.fullmatch(r"Dataset\d{3}_.+", folder):
+        yield finding("DATA028", "", f"{folder} is not DatasetNNN_Name, the only name by which nnU-Net finds it")
     if document.get("dataset"):
         line = _line(dataset, "dataset")
         yield finding(

@@ -5,6 +5,8 @@ Beside example.json a folder may have `files/`, which is laid over the target. W
     base       archive | repo | run | dataset | document, or "test" for a rule that has a test of its own
     finding    where the finding must be: path, and a text that its line must hold
     also       codes that come with it
+    folder     another name for the target's folder
+    dataset    where in a repo a good dataset lies
     json       file → {key: value}; a dot goes deeper, a value "<none>" takes the key away
     replace    file → [old text, new text], or a list of such pairs
     write, remove, rename, copy, cut   small changes of files; cut takes bytes from the end

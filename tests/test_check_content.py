@@ -1,21 +1,27 @@
 """Rules that compare: a name with its content, a model with its training images, a trainer with SCT's Python."""
 
+import inspect
+import io
 import json
 import shutil
 from pathlib import Path
 
+import nnunetv2
 import pytest
 from check_examples import png_bytes
+from dynamic_network_architectures.architectures import unet
 from fixtures_dataset import write_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.checks import at_hand, check
+from registry.checks import at_hand, check, repo
+from registry.checks.contract import packages
 from registry.checks.png import texts
 from registry.checks.trainer import TrainerFile
 from registry.checks.trainer import findings as trainer_findings
 from registry.checks.truth import Claim, findings, name_in
 from registry.findings import Report
+from registry.scaffold_files import plan, render
 from registry.tree import DiskTree
 
 
@@ -126,6 +132,57 @@ def test_images_that_cannot_be_read_are_left_to_verify(tmp_path):
     (dataset / "imagesTr" / "empty_0000.nii.gz").write_bytes(b"")
     assert at_hand.orientations(dataset) == {"LPI": 2}
     assert at_hand.orientations(tmp_path / "nothing") == {}
+
+
+def test_what_is_known_of_scts_packages_is_there_in_the_installed_ones():
+    known = packages()
+    root = Path(nnunetv2.__file__).parent
+    text = "\n".join(path.read_text(encoding="utf-8") for path in root.rglob("*.py"))
+    for key in ("normalizations", "preprocessors", "readers", "label_managers"):
+        assert known["sct"][key]
+        assert all(f"class {name}(" in text for name in [*known["sct"][key], *known["newer"].get(key, [])])
+    assert all(f"def {name}(" in text for name in known["sct"]["resampling"])
+    assert all((root.parent / f"{module.replace('.', '/')}.py").is_file() for module in known["newer"]["modules"])
+    for name, arguments in known["sct"]["arguments"].items():
+        assert name in known["sct"]["architectures"]
+        assert set(arguments) <= set(inspect.signature(getattr(unet, name)).parameters)
+
+
+class Files:
+    """A tree that lies nowhere, as that of a repo which is read through an API."""
+
+    name = "model_seg_sc_t2"
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+
+    def files(self):
+        return sorted(self.texts)
+
+    def exists(self, path):
+        return path in self.texts
+
+    def size(self, path):
+        return len(self.texts[path])
+
+    def open(self, path):
+        return io.BytesIO(self.read_bytes(path))
+
+    def read_bytes(self, path):
+        return self.texts[path].encode()
+
+    def read_text(self, path):
+        return self.texts[path]
+
+
+def test_a_repo_is_judged_alike_wherever_it_lies():
+    files = render(plan("model_seg_sc_t2", recipe="nnunet", licence="MIT", authors=("Ada Lovelace",)))
+    assert list(repo.tree_findings(repo.RepoFiles(Files(files), "model_seg_sc_t2"))) == []
+    files["trainer_class.py"] = "import wandb\n"
+    files["model.toml"] = files["model.toml"].replace("model_seg_sc_t2", "model_sge_sc_t2")
+    del files["LICENSE"]
+    found = {(f.code, f.path) for f in repo.tree_findings(repo.RepoFiles(Files(files), "model_sge_sc_t2"))}
+    assert {("NAME001", "model.toml"), ("REPO002", "LICENSE"), ("TRAINER004", "trainer_class.py")} <= found
 
 
 BASE = """\

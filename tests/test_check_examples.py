@@ -19,7 +19,7 @@ from registry.schemas import validate
 EXAMPLES = examples()
 RUN = "runs/3d_fullres-1a2b3c4d"
 HERE = Path(__file__).parent
-BASES = ("archive", "repo", "run", "dataset")
+FOLDERS = {"archive": "files", "repo": NAME, "run": NAME, "dataset": "Dataset702_Tissue"}
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def judged(good, tmp_path):
             (tmp_path / "document.json").write_text(text)
             found = validate(example["schema"], example["document"], "document.json", text)
             return Report(target=name, findings=tuple(found)), tmp_path
-        folder = tmp_path / ("files" if base == "archive" else NAME)
+        folder = tmp_path / example.get("folder", FOLDERS[base])
         shutil.copytree(good / base, folder)
         place = folder / RUN if base == "run" else folder
         if "dataset" in example:  # that a repo's data are made of
@@ -68,7 +68,7 @@ def line_of(folder: Path, finding: Finding) -> str:
     return path.read_text().splitlines()[finding.line - 1] if finding.line else ""
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", FOLDERS)
 def test_a_good_target_has_no_finding(base, judged):
     report, _ = judged(base, {}, "good")
     assert report.findings == ()

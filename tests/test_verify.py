@@ -131,7 +131,7 @@ def rename_test(raw: Path, case: str) -> None:
 
 
 def test_every_kind_of_finding_has_its_break() -> None:
-    assert sorted(BREAKS) == sorted(KINDS)
+    assert sorted([*BREAKS, "DATA028"]) == sorted(KINDS)  # a folder's name has its example in tests/data/checks
 
 
 def test_the_manual_lists_every_kind_of_finding() -> None:

@@ -172,6 +172,14 @@ def contract_lists_no_cases(repo: RepoFiles) -> Iterator[Draft]:
             yield DATASET, f"lists cases under {key}", hint, line_of(repo.tree, DATASET, key)
 
 
+@rule("REPO015", "warning")
+def contract_names_no_place(repo: RepoFiles) -> Iterator[Draft]:
+    """The repo's dataset.json holds no absolute path."""
+    for number, row in enumerate(repo.text(DATASET).splitlines(), start=1):
+        if scrub.paths(row) != row and not privacy.HOME.search(row):  # REPO008 tells of home folders
+            yield DATASET, "holds an absolute path", "take it out: it is a place of one machine", number
+
+
 @rule("REPO010", "warning")
 def paths_are_relative(repo: RepoFiles) -> Iterator[Draft]:
     """The folders that model.toml names lie in the repo, so that they are the same on every machine."""
@@ -200,8 +208,8 @@ def contract_is_json(repo: RepoFiles) -> Iterator[Draft]:
 
 RULES = [
     model_toml_is_valid, card_has_its_sections, card_shows_todays_commands, data_stay_out_of_git, files_are_small,
-    files_name_no_home_folder, contract_lists_no_cases, paths_are_relative, contract_says_the_orientation,
-    contract_is_json,
+    files_name_no_home_folder, contract_lists_no_cases, paths_are_relative, contract_names_no_place,
+    contract_says_the_orientation, contract_is_json,
 ]  # fmt: skip
 
 
