@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,7 @@ class Act:
             # pip finds what is installed here and needs no network; the mreg of the jobs is the one that they install.
             "PYTHONPATH": packages,
             "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(_write_argparse(work / "wheels")),
             "PIP_NO_BUILD_ISOLATION": "0",  # pip's way of saying yes
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "MREG_CACHE": str(work / "cache"),
@@ -108,6 +110,17 @@ def _copy_sources(target: Path) -> None:
         copy(path, target / name, **({"ignore": ignore} if path.is_dir() else {}))
 
 
+def _write_argparse(folder: Path) -> Path:
+    """Write a wheel without content: an old library asks for argparse, and pip does not see that Python brings it."""
+    folder.mkdir(exist_ok=True)
+    info = "argparse-1.4.0.dist-info"
+    with zipfile.ZipFile(folder / "argparse-1.4.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: argparse\nVersion: 1.4.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return folder
+
+
 def _read(done: subprocess.CompletedProcess[str]) -> Done:
     jobs: dict[str, Job] = {}
     summary = []
@@ -116,7 +129,7 @@ def _read(done: subprocess.CompletedProcess[str]) -> Done:
             entry: dict[str, Any] = json.loads(line)
         except ValueError:
             continue
-        name = entry.get("job", "").rpartition("/")[2]
+        name = entry.get("job", "").rpartition("/")[2].strip()
         if not name:
             continue
         job = jobs.setdefault(name, Job(name))
