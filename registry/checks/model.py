@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from registry import checkpoints, lines
-from registry.checks import checkpoint, contract, network, privacy, trainer, truth
+from registry import checkpoints
+from registry.checks import checkpoint, contract, json_files, network, privacy, trainer, truth
 from registry.checks.rules import Draft, line_of, read_object, rule, text_of
 from registry.errors import MregError
 from registry.labels import output_suffixes
@@ -118,46 +116,6 @@ class ModelFiles:
     def line(self, path: str, *keys: str | int) -> int | None:
         """Return the line of a key of a JSON file in the folder."""
         return line_of(self.tree, self.at(path), *keys)
-
-
-@rule("JSON001")
-def json_is_readable(model: ModelFiles) -> Iterator[Draft]:
-    """Every JSON file is JSON."""
-    for path in model.files:
-        if not path.endswith(".json"):
-            continue
-        try:
-            json.loads(model.tree.read_bytes(model.at(path)))
-        except (ValueError, RecursionError) as error:
-            line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-            yield model.at(path), f"not JSON: {error}", "write it again", line
-        except MregError as error:
-            yield model.at(path), error.message, error.hint
-
-
-@rule("JSON003")
-def keys_are_written_once(model: ModelFiles) -> Iterator[Draft]:
-    """No JSON file writes a key twice in one object: of two values programs take the last."""
-    for path in ("dataset.json", "plans.json", "dataset_fingerprint.json"):
-        for key, line in _doubles(text_of(model.tree, model.at(path))):
-            yield model.at(path), f"key {key!r} is written twice", "keep one of them", line
-
-
-def _doubles(text: str) -> list[tuple[str, int | None]]:
-    """Return the keys that one object writes twice, with the line of the object's last one of that name."""
-    found: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(key for key, _ in items)
-        found.extend(key for key, count in counts.items() if count > 1)
-        return dict(items)
-
-    try:
-        json.loads(text, object_pairs_hook=pairs)
-    except (ValueError, RecursionError):
-        return []
-    every = lines.of_keys(text)
-    return [(key, max((line for keys, line in every.items() if keys[-1] == key), default=None)) for key in found]
 
 
 @rule("MODEL001")
@@ -289,15 +247,14 @@ def orientation_is_written(model: ModelFiles) -> Iterator[Draft]:
 
 
 RULES = [
-    json_is_readable, keys_are_written_once, contents_are_there, folds_are_numbers,
-    every_fold_has_one_kind_of_checkpoint, checkpoint_is_the_final_one, folder_name_matches, fingerprint_matches,
-    one_channel, few_files_come_out, orientation_is_written,
+    contents_are_there, folds_are_numbers, every_fold_has_one_kind_of_checkpoint, checkpoint_is_the_final_one,
+    folder_name_matches, fingerprint_matches, one_channel, few_files_come_out, orientation_is_written,
 ]  # fmt: skip
 
 
 def findings(model: ModelFiles, name: str = "") -> Iterator[Finding]:
     """Yield what all rules find, and what the schemas and the labels' semantics say; `name` is the model's."""
-    for entry in (*RULES, *network.RULES, *checkpoint.RULES, *privacy.CHECKPOINT_RULES):
+    for entry in (*json_files.RULES, *RULES, *network.RULES, *checkpoint.RULES, *privacy.CHECKPOINT_RULES):
         yield from entry.run(model)
     yield from trainer.findings(model.trainer_file)
     if model.dataset_json is not None:
