@@ -3,10 +3,9 @@
     python benchmarks/transfer.py download [PAIRS] [MIB]
 
 The registry is the tests' loopback GitHub in a process of its own; both sides write 1 GiB into the same folder. Ours
-also computes the SHA-256 and flushes the file to the disk; so curl is followed by `sync FILE` (a file that is only in
-the system's memory is gone after a power cut). Printed, too: curl alone, and curl, sync and sha256sum. The claims are:
-at least 0.8 of curl's throughput (median of the pairs), and less than 100 MB more memory than before the transfer.
-Fails where one does not hold.
+also computes the SHA-256 and flushes the file to the disk; the peer that does the same work is curl, `sync FILE` and
+sha256sum. Printed, too: curl alone, and curl and sync. The claims are: at least 0.8 of that peer's throughput (median
+of the pairs), and less than 100 MB more memory than before the transfer. Fails where one does not hold.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 TITLES = ("curl", "curl, sync", "curl, sync, sha256sum", "fetch")
+SETTLE = 3.0  # seconds: memory that was just freed is faster than other memory, on virtual machines by much
 NAME, SLOWEST, MOST_MEMORY = "model_seg_sc_t2", 0.8, 100e6
 
 
@@ -84,10 +84,12 @@ def download(pairs: int, mib: int, folder: Path) -> None:
     target = folder / "curl.bin"
     rows, extra = [], []
     for number in range(-1, pairs):  # the first pair warms up and does not count
+        time.sleep(SETTLE)
         curl = timed("curl", "-sSfL", "-o", str(target), address)
         synced = curl + timed("sync", str(target))
         summed = synced + timed("sha256sum", str(target))
         target.unlink()
+        time.sleep(SETTLE)
         start = time.perf_counter()
         said = subprocess.run(
             [sys.executable, __file__, "fetch-once"], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -109,7 +111,7 @@ def download(pairs: int, mib: int, folder: Path) -> None:
     print(f"fetch with the start of Python and another, small download: {whole:.2f} s")
     print(f"fetch: {max(extra) / 1e6:.1f} MB more memory")
     assert max(extra) < MOST_MEMORY
-    assert statistics.median(row[1] / row[3] for row in rows) >= SLOWEST
+    assert statistics.median(row[2] / row[3] for row in rows) >= SLOWEST
 
 
 if __name__ == "__main__":

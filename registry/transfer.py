@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 PIECE_BYTES = 1 << 20  # of a download; a kill costs the piece that is not in the file yet
 PIECES = 4
+WRITE_BYTES = 1 << 14  # large writes make ext4 look for large pages, which takes longer than many small writes
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try that brings no byte
 
 
@@ -166,7 +167,9 @@ def _append(source: Source, have: int, file: BinaryIO, digest: hashlib._Hash, pr
         return have
     with source.open(have) as stream, _Hasher(digest) as hasher:
         while count := stream.readinto(buffer := hasher.buffer()):  # type: ignore[attr-defined]
-            file.write(memoryview(buffer)[:count])
+            with memoryview(buffer) as view:
+                for start in range(0, count, WRITE_BYTES):
+                    file.write(view[start : min(start + WRITE_BYTES, count)])
             file.flush()  # at once, so that a kill loses little
             hasher.put(buffer, count)
             have += count
