@@ -168,8 +168,8 @@ def _append(source: Source, have: int, file: BinaryIO, digest: hashlib._Hash, pr
     with source.open(have) as stream, _Hasher(digest) as hasher:
         while count := stream.readinto(buffer := hasher.buffer()):  # type: ignore[attr-defined]
             with memoryview(buffer) as view:
-                for start in range(0, count, WRITE_BYTES):
-                    file.write(view[start : min(start + WRITE_BYTES, count)])
+                cuts = range(0, count, WRITE_BYTES)
+                file.writelines(view[cut : min(cut + WRITE_BYTES, count)] for cut in cuts)
             file.flush()  # at once, so that a kill loses little
             hasher.put(buffer, count)
             have += count
