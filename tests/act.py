@@ -68,6 +68,7 @@ class Act:
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(_write_argparse(work / "wheels")),
             "PIP_NO_BUILD_ISOLATION": "0",  # pip's way of saying yes
+            "PIP_NO_COMPILE": "1",  # faster
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "MREG_CACHE": str(work / "cache"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
