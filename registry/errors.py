@@ -29,5 +29,9 @@ class AccessError(MregError):
     """The registry refuses: no token, a bad one, or one without the permission."""
 
 
+class StoppedError(MregError):
+    """Long work that was told to stop and has saved where it stands; the same call goes on."""
+
+
 class RegistryError(MregError):
     """The registry cannot be reached or answers with something else than expected."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from registry import output, workers
-from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
+from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, StoppedError
 from registry.files import json_text, read_json, sha256, write_json
 from registry.model_toml import FILE_NAME, Repo, describe
 from registry.runs import Run, is_run, read_run
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Settings that change where or how fast a training runs, not what comes out: they do not make it another run.
-NOT_PART_OF_THE_RESULT = {"folds", "device", "workers", "checkpoint_minutes"}
+NOT_PART_OF_THE_RESULT = {"folds", "device", "workers", "checkpoint_minutes", "compile", "trackers"}
 # Packages whose version changes the preprocessed voxels (batchgenerators 0.25.5 changed its label resampling).
 SHAPES_THE_DATA = ("nnunetv2", "batchgenerators", "acvl-utils")
 DATA_CONTRACT = ("channel_names", "labels", "regions_class_order", "image_orientation")
@@ -32,11 +32,12 @@ CASE_LISTS = ("training", "test", "dataset")
 
 
 def train(
-    repo: Repo, overrides: dict[str, Any], *, gpus: int = 1, restart: bool = False
+    repo: Repo, overrides: dict[str, Any], *, gpus: int = 1, restart: bool = False, max_minutes: float | None = None
 ) -> tuple[Run, dict[str, list[Any]]]:
     """Train what model.toml says, changed by `overrides`; continue a run that was interrupted.
 
-    Returns the run and which folds were trained now (`trained`) or before (`done_before`).
+    Returns the run and which folds were trained now (`trained`) or before (`done_before`). Raises `StoppedError` when a
+    signal or `max_minutes` ended it before its time, with everything saved.
     """
     recipe = RECIPES[repo.toml.train.recipe]
     settings = resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
@@ -65,6 +66,7 @@ def train(
             "splits": _splits(dataset),
             "trainer_file": str(trainer_file) if trainer_file else None,
             "gpus": gpus,
+            "max_minutes": max_minutes,
             "config": {
                 "recipe": recipe.name,
                 "trainer": settings["trainer"],
@@ -83,6 +85,11 @@ def train(
             },
         },
     )
+    if reason := answer.pop("stopped"):
+        raise StoppedError(
+            f"{run_folder}: stopped by {reason}; everything is saved",
+            hint="run the same command again: it continues with the next step",
+        )
     if trainer_file:
         shutil.copyfile(trainer_file, run_folder / "trainer_class.py")
     return read_run(run_folder), answer

@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry.errors import MregError
 from trainers.catalog import RECIPES
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+TOLD = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
 
 def call(recipe: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -44,14 +51,20 @@ def _command(recipe: str, job: Path) -> list[str]:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the worker; whatever ends this process also ends the worker, in its own orderly way."""
+    """Wait for the worker, and tell it what this process is told: it finishes its step and saves."""
+
+    def tell(number: int, _: FrameType | None) -> None:
+        if number != signal.SIGINT and process.poll() is None:  # a terminal sends Ctrl-C to the worker, too
+            process.send_signal(number)
+
+    here = threading.current_thread() is threading.main_thread()  # signals can be taken there only
+    handlers = {number: signal.signal(number, tell) for number in TOLD if here}
     try:
         return process.wait()
     except BaseException:
         process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait()
         raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -17,8 +17,9 @@ from command import COMMAND, run_mreg
 
 from registry import training
 from registry.errors import MregError
+from trainers.core.trackers import plain
 from trainers.segmentation.config import SegmentationSettings
-from trainers.segmentation.trainer import find_trainer_class, plain
+from trainers.segmentation.trainer_classes import find_trainer_class
 
 NOISY = ("train", "--set", "configuration=2d")
 CUSTOM = """\
@@ -118,6 +119,51 @@ def test_a_damaged_checkpoint_is_noticed_and_nothing_is_trained_over_it(repo: Pa
     assert done.returncode == 1
     assert "checkpoint_latest.pth: damaged" in done.stderr
     assert (fold / "checkpoint_latest.pth").stat().st_size == len(whole) // 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_training_that_is_told_to_stop_saves_its_step_and_goes_on_there(
+    repo: Path, trained_repo: Path, number: signal.Signals
+) -> None:
+    fold = the_run(repo) / "fold_0"
+    shutil.rmtree(fold)
+    process = subprocess.Popen([*COMMAND, "train"], cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (fold / "checkpoint_latest.pth").exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"stopped by {number.name}; everything is saved" in said
+    assert not (fold / "checkpoint_final.pth").exists()
+    assert run_mreg("train", cwd=repo).returncode == 0
+    assert [line["train_loss"] for line in lines(the_run(repo))] == [
+        line["train_loss"] for line in lines(the_run(trained_repo))
+    ]
+    assert not (fold / "checkpoint_previous.pth").exists()
+
+
+def test_a_time_limit_stops_within_an_epoch_and_the_damaged_last_of_two_checkpoints_is_not_used(
+    repo: Path, trained_repo: Path
+) -> None:
+    fold = the_run(repo) / "fold_0"
+    shutil.rmtree(fold)
+    for _ in range(2):
+        done = run_mreg("train", "--max-time", "0.0001", cwd=repo)
+        assert "the time limit of 0.0001 minutes" in done.stderr
+    latest = fold / "checkpoint_latest.pth"
+    stopped = torch.load(latest, map_location="cpu", weights_only=True)
+    assert stopped["current_epoch"] == 0
+    assert len(stopped["logging"]["mreg_steps"]) == 2
+    data = bytearray(latest.read_bytes())
+    weights = next(iter(stopped["network_weights"].values())).numpy().tobytes()
+    data[data.index(weights) + 3] ^= 1
+    latest.write_bytes(data)
+    done = run_mreg("train", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint_latest.pth is damaged" in done.stderr
+    assert [line["train_loss"] for line in lines(the_run(repo))] == [
+        line["train_loss"] for line in lines(the_run(trained_repo))
+    ]
 
 
 def test_another_fold_joins_the_same_run(repo: Path) -> None:

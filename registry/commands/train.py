@@ -17,6 +17,7 @@ from registry.commands._options import json_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to train.")
 @click.option("--gpus", type=click.IntRange(min=1), default=1, help="GPUs of this machine for one training.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of [train].")
+@click.option("--max-time", "max_minutes", type=float, metavar="MINUTES", help="Stop then; the same command goes on.")
 @click.option("--restart", is_flag=True, help="Start anew; the earlier run is kept under another name.")
 @json_option
 def command(
@@ -24,6 +25,7 @@ def command(
     folds: tuple[str, ...],
     device: str | None,
     gpus: int,
+    max_minutes: float | None,
     assignments: tuple[str, ...],
     restart: bool,
     as_json: bool,
@@ -31,13 +33,15 @@ def command(
     """Train a model with the recipe of its model.toml.
 
     Plans, preprocesses (once), trains and validates. A training that was killed goes on where it stopped when the same
-    command is run again. Prints the run's folder.
+    command is run again. SIGTERM, SIGUSR1 and Ctrl-C let it finish its step and save; a second Ctrl-C ends it at once.
+    Prints the run's folder.
 
     \b
     Examples:
       mreg train                                   in a model's repo, as model.toml says
       mreg train --fold 0 --fold 1 --device cuda
       mreg train --set configuration=2d --set epochs=100
+      mreg train --max-time 230                    in a job that may take four hours
     """
     from registry import training
     from registry.model_toml import find_repo
@@ -47,7 +51,7 @@ def command(
         overrides["folds"] = [int(fold) if fold.isdigit() else fold for fold in folds]
     if device:
         overrides["device"] = device
-    run, answer = training.train(find_repo(repo), overrides, gpus=gpus, restart=restart)
+    run, answer = training.train(find_repo(repo), overrides, gpus=gpus, restart=restart, max_minutes=max_minutes)
     if as_json:
         output.document({"run": str(run.path), "complete": run.complete, **answer})
     else:

@@ -69,7 +69,11 @@ def damage(path: Path) -> str:
 
 
 def newest(folder: Path, progress: Progress) -> Path | None:
-    """Return the newest whole checkpoint to go on from, None where there is none; tell which ones are damaged."""
+    """Return the newest whole checkpoint to go on from, None where there is none; tell which ones are damaged.
+
+    Raises `TrainingError` where there are some and all are damaged: nothing is trained over them.
+    """
+    damaged = ""
     for name in (LATEST, PREVIOUS):
         path = folder / name
         if not path.is_file():
@@ -77,7 +81,10 @@ def newest(folder: Path, progress: Progress) -> Path | None:
         problem = damage(path)
         if not problem:
             return path
-        progress.say(f"warning: {path} is damaged ({problem}): the one before is used")
+        damaged = damaged or f"{path}: damaged: {problem}"
+        progress.say(f"warning: {path} is damaged: {problem}")
+    if damaged:
+        raise TrainingError(damaged, hint="mreg train --restart starts anew and keeps what is there")
     return None
 
 

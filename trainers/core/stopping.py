@@ -15,6 +15,10 @@ SIGNALS = tuple(
 )  # Slurm sends SIGUSR1 ahead of a job's time limit where --signal asks for it
 
 
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """A training ended before its time, as it was told to; everything is saved."""
+
+
 class Stopping:
     """Within its context a first signal asks the loop to finish its step and save; a second one ends at once.
 

@@ -23,8 +23,8 @@ FEWEST_POINTS = 2
 class Trackers:
     """Writes one line an epoch; see `log`."""
 
-    def __init__(self, folder: Path, also: Sequence[str] = (), name: str = "") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, also: Sequence[str] = (), *, figure: bool = True) -> None:
+        self.folder, self._figure = folder, figure
         self._figure_at = -math.inf
         self._board: Any = None
         self._wandb: Any = None
@@ -32,11 +32,11 @@ class Trackers:
             if tracker == "tensorboard":
                 self._board = _tensorboard(folder)
             else:
-                self._wandb = _wandb(folder, name)
+                self._wandb = _wandb(folder)
 
     def log(self, line: dict[str, Any], *, last: bool = False) -> None:
         """Append one epoch's numbers (`epoch` among them); numbers that are not finite become null."""
-        line = {key: _plain(value) for key, value in line.items()}
+        line = {key: plain(value) for key, value in line.items()}
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         numbers = {k: v for k, v in line.items() if k != "epoch" and isinstance(v, (int, float))}
@@ -45,7 +45,7 @@ class Trackers:
                 self._board.add_scalar(key, value, line["epoch"])
         if self._wandb is not None:
             self._wandb.log(numbers, step=line["epoch"])
-        if last or time.monotonic() - self._figure_at >= SECONDS_BETWEEN_FIGURES:
+        if self._figure and (last or time.monotonic() - self._figure_at >= SECONDS_BETWEEN_FIGURES):
             draw(self.folder)
             self._figure_at = time.monotonic()
 
@@ -92,12 +92,14 @@ def draw(folder: Path) -> None:
         figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
 
 
-def _plain(value: Any) -> Any:
-    """Return plain Python numbers; null for what JSON has no word for."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if hasattr(value, "item"):
-        value = value.item()
+def plain(value: Any) -> Any:
+    """Return the value with NumPy's and torch's numbers as Python's, and null for those that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        value = value.item() if value.size == 1 else value.tolist()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -109,9 +111,9 @@ def _tensorboard(folder: Path) -> Any:
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-def _wandb(folder: Path, name: str) -> Any:
+def _wandb(folder: Path) -> Any:
     try:
         import wandb
     except ImportError as error:
         raise TrainingError("tracker wandb: it is not installed", hint="pip install wandb") from error
-    return wandb.init(dir=str(folder), name=name or folder.name, resume="allow", id=name or folder.name)
+    return wandb.init(dir=str(folder), name=f"{folder.parent.name}-{folder.name}", resume="allow")

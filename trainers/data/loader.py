@@ -66,12 +66,12 @@ class PatchLoader:
         self._threads = threads
         self.start(0)
 
-    def start(self, epoch: int) -> None:
-        """Go to the first batch of an epoch."""
+    def start(self, epoch: int, number: int = 0) -> None:
+        """Go to a batch of an epoch."""
         for future in self._ahead:
             future.cancel()
         self._ahead.clear()
-        self._epoch, self._next = epoch, 0
+        self._epoch, self._next = epoch, number
 
     def close(self) -> None:
         """End the threads."""

@@ -66,3 +66,4 @@ class SegmentationSettings(BaseModel):
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
         5.0, description="longest stretch of training that a kill may cost; 0 saves after every epoch"
     )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="services that show the numbers too")

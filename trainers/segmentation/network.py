@@ -142,7 +142,7 @@ def find_builder(trainer: str, file: Path, *, allow_code: bool) -> type[Any] | N
         # Importing the trainers costs a second that the plain one does not need.
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-        from trainers.segmentation.trainer import find_trainer_class
+        from trainers.segmentation.trainer_classes import find_trainer_class
 
         try:
             found = find_trainer_class(name, None)

@@ -15,7 +15,6 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from scipy import ndimage
 
 from trainers.core.errors import TrainingError
@@ -61,7 +60,7 @@ class RawCases:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.files = get_filenames_of_train_images_and_targets(str(self.dataset), self.dataset_json)
+        self.files = training_files(self.dataset, self.dataset_json)
         first = next(iter(self.files.values()))["images"][0]
         self.reader = determine_reader_writer_from_dataset_json(self.dataset_json, first)
 
@@ -121,6 +120,26 @@ class RawCases:
         if not np.isfinite(voxels).all():
             raise TrainingError(f"{path}: NaN or infinite voxels", hint="replace them, for example by 0")
         return voxels, properties
+
+
+def training_files(dataset: Path, dataset_json: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the `images` (one a channel) and the `label` of each training case.
+
+    As nnU-Net finds them, which forks five processes for it; a signal at the wrong moment makes these hang.
+    """
+    ending, channels = dataset_json["file_ending"], len(dataset_json["channel_names"])
+    cases = sorted(
+        path.name.removesuffix(ending)
+        for path in (dataset / "labelsTr").iterdir()
+        if path.name.endswith(ending) and not path.name.startswith(".")
+    )
+    return {
+        case: {
+            "images": [str(dataset / "imagesTr" / f"{case}_{channel:04d}{ending}") for channel in range(channels)],
+            "label": str(dataset / "labelsTr" / f"{case}{ending}"),
+        }
+        for case in cases
+    }
 
 
 def _read_nifti(path: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:

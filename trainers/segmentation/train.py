@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
 from trainers.core.progress import Progress
+from trainers.core.stopping import Stopped, Stopping
 from trainers.segmentation.config import SegmentationSettings
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path, progress: Progress) -> dict[str, Any]:
     workers = _set_environment(Path(job["cache"]), settings)
     import torch
-    from torch.multiprocessing.spawn import spawn
 
     from trainers.core.environment import choose_device, cpu_count, describe
     from trainers.segmentation.prepare import prepare
@@ -65,39 +66,47 @@ def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path
     write_json(run_folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
     # config.json comes last: with it the folder is a run
     write_json(run_folder / "config.json", job["config"])
-    trained, done = [], []
-    for fold in settings.folds:
-        folder = run_folder / f"fold_{fold}"
-        if (folder / "checkpoint_final.pth").is_file() and (folder / "validation" / "summary.json").is_file():
-            done.append(fold)
-            continue
-        if job["gpus"] > 1:
-            spawn(_rank, args=(job, fold, _free_port()), nprocs=job["gpus"])  # type: ignore[no-untyped-call]
-        else:
-            _train_fold(job, fold, device, progress)
-        trained.append(fold)
-    return {"trained": trained, "done_before": done}
+    answer: dict[str, Any] = {"trained": [], "done_before": [], "stopped": ""}
+    with Stopping(job.get("max_minutes")) as stopping:
+        for fold in settings.folds:
+            folder = run_folder / f"fold_{fold}"
+            if (folder / "checkpoint_final.pth").is_file() and (folder / "validation" / "summary.json").is_file():
+                answer["done_before"].append(fold)
+                continue
+            try:
+                if job["gpus"] > 1:
+                    _train_on_gpus(job, fold, stopping)
+                else:
+                    _train_fold(job, fold, device, progress, stopping)
+            except Stopped as stopped:
+                return {**answer, "stopped": str(stopped)}
+            answer["trained"].append(fold)
+    return answer
 
 
-def _train_fold(job: dict[str, Any], fold: int | str, device: torch.device, progress: Progress) -> None:
-    """Train one fold from its last checkpoint on, then validate it."""
+def _train_fold(
+    job: dict[str, Any], fold: int | str, device: torch.device, progress: Progress, stopping: Stopping
+) -> None:
+    """Train one fold from its last checkpoint on, then validate it; raise `Stopped` when it must end before."""
     import torch
 
+    from trainers.core import checkpoints
     from trainers.core.environment import seed_everything
-    from trainers.segmentation.checkpoint import FINAL
-    from trainers.segmentation.trainer import LATEST, Place
+    from trainers.core.trackers import keep_lines
+    from trainers.segmentation.trainer import Place
 
     settings = SegmentationSettings.model_validate(job["settings"])
     place = Place(
         run=Path(job["run"]), fold=fold, splits=job["splits"], seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_minutes * 60, progress=progress,
-        precision=settings.precision, threads=int(os.environ["nnUNet_n_proc_DA"]),
+        precision=settings.precision, threads=int(os.environ["nnUNet_n_proc_DA"]), trackers=settings.trackers,
+        stopping=stopping,
     )  # fmt: skip
     if fold != "all" and int(fold) >= len(place.splits):
         raise TrainingError(
             f"fold {fold} does not exist: the split has {len(place.splits)} folds, 0 to {len(place.splits) - 1}"
         )
-    final, latest = place.folder / FINAL, place.folder / LATEST
+    final = place.folder / checkpoints.FINAL
     seed_everything(settings.seed)
     trainer = _build(job, settings, place, device)
     trainer.initialize()
@@ -105,10 +114,11 @@ def _train_fold(job: dict[str, Any], fold: int | str, device: torch.device, prog
         if final.is_file():
             _load(trainer, final)
         else:
-            if latest.is_file():
+            latest = checkpoints.newest(place.folder, progress)
+            if latest:
                 _load(trainer, latest)
                 progress.say(f"fold {fold}: continues at epoch {trainer.current_epoch + 1} of {trainer.num_epochs}")
-            _keep_lines(place.folder / "metrics.jsonl", trainer.current_epoch)
+            keep_lines(place.folder, trainer.current_epoch)
             with progress.stage(f"train fold {fold}"):
                 trainer.run_training()
         with progress.stage(f"validate fold {fold}"):
@@ -122,7 +132,8 @@ def _train_fold(job: dict[str, Any], fold: int | str, device: torch.device, prog
 
 def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, device: torch.device) -> Any:
     """Make the trainer and apply the settings that nnU-Net keeps as attributes."""
-    from trainers.segmentation.trainer import find_trainer_class, wrap
+    from trainers.segmentation.trainer import wrap
+    from trainers.segmentation.trainer_classes import find_trainer_class
 
     file = Path(job["trainer_file"]) if job["trainer_file"] else None
     trainer_class = wrap(find_trainer_class(settings.trainer, file), place)
@@ -147,13 +158,6 @@ def _load(trainer: Any, checkpoint: Path) -> None:
 
     read_checkpoint(checkpoint)
     trainer.load_checkpoint(str(checkpoint))
-
-
-def _keep_lines(metrics: Path, epochs: int) -> None:
-    """Drop the lines of epochs that will be trained again."""
-    if metrics.is_file():
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        metrics.write_text("".join(line for line in lines[:epochs] if line.endswith("\n")), encoding="utf-8")
 
 
 def _set_environment(cache: Path, settings: SegmentationSettings) -> int:
@@ -194,6 +198,25 @@ def _talk_to(log: Path) -> Iterator[None]:
             os.close(stdout)
 
 
+def _train_on_gpus(job: dict[str, Any], fold: int | str, stopping: Stopping) -> None:
+    """Train one fold in a process a GPU; what this process is told, it tells them."""
+    from torch.multiprocessing.spawn import spawn
+
+    from trainers.core import checkpoints
+
+    processes = spawn(  # type: ignore[no-untyped-call]
+        _rank, args=(job, fold, _free_port()), nprocs=job["gpus"], join=False
+    )
+    told = False
+    while not processes.join(timeout=1):
+        if stopping.reason() and not told:
+            told = True
+            for pid in processes.pids():
+                os.kill(pid, signal.SIGUSR1)
+    if not (Path(job["run"]) / f"fold_{fold}" / checkpoints.FINAL).is_file():
+        raise Stopped(stopping.reason() or "one of its processes")
+
+
 def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -213,6 +236,8 @@ def _rank(rank: int, job: dict[str, Any], fold: int | str, port: int) -> None:
     torch.distributed.init_process_group("nccl", rank=rank, world_size=job["gpus"], timeout=timedelta(hours=24))
     try:
         with open(os.devnull, "w", encoding="utf-8") as null:  # noqa: PTH123 - a device, not a file of ours
-            _train_fold(job, fold, torch.device("cuda", rank), Progress(None if rank == 0 else null))
+            progress = Progress(None if rank == 0 else null)
+            with Stopping(job.get("max_minutes")) as stopping, suppress(Stopped):
+                _train_fold(job, fold, torch.device("cuda", rank), progress, stopping)
     finally:
         torch.distributed.destroy_process_group()
