@@ -22,7 +22,7 @@ VERBS = {
     "train": "Train a model with the recipe of its model.toml.",
     "predict": "Run a model on images.",
     "evaluate": "Measure a model on labelled cases.",
-    "check": "Report everything that is wrong with a repo, dataset, run or archive.",
+    "check": "Report everything that is wrong with a repo, dataset, run, archive or release.",
     "package": "Build the release archive of a run.",
     "sign": "Sign a package's manifest with a key, before it is released.",
     "release": "Publish a model's archive as a release.",

@@ -122,6 +122,41 @@ def open_address(ref: refs.UrlRef) -> tuple[str, Source, Callable[[], None]]:
     return name, Source(label=name, identity=identity, size=size, sha256="", open=open_at), close
 
 
+class Ranges:
+    """A file at an address, read by ranges that all belong to one version of it."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.size = url, 0
+        self._session, self._version = _patient_session(), ""
+        # One byte: its answer tells how large the file is, and whether the server knows ranges at all.
+        with _get(self._session, url, {"Range": "bytes=0-0"}) as response:
+            self.name = _file_name(refs.UrlRef(url), response.headers.get("Content-Disposition", ""))
+            stated = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if response.status_code == requests.codes.partial_content and stated:
+                self.size = int(stated[1])
+                self._version = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
+
+    def read(self, first: int, last: int) -> bytes:
+        """Return the bytes from the first to the last index, both included."""
+        condition = {"If-Range": self._version} if self._version and not self._version.startswith("W/") else {}
+        wanted = {"Range": f"bytes={first}-{last}", **condition}
+        with _get(self._session, self.url, wanted) as response:
+            if response.status_code != requests.codes.partial_content:
+                raise IntegrityError(
+                    f"{self.url}: the file changed while it was read", hint="run the same command again"
+                )
+            _at(response, first, self._version, self.url)
+            try:
+                data: bytes = response.raw.read(last - first + 1)
+            except (urllib3.exceptions.HTTPError, OSError) as fault:
+                raise RegistryError(f"{self.url}: {fault}", hint="check the network, then try again") from fault
+        return data
+
+    def close(self) -> None:
+        """End the connection."""
+        self._session.close()
+
+
 def _get(session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
     """Follow redirects by hand: every station must be safe, and nobody may send us to this machine."""
     local = urlsplit(url).scheme == "http"

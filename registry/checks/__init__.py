@@ -22,26 +22,62 @@ class Kind(NamedTuple):
     summary: str
 
 
-def check(target: str | Path | None = None, *, data: bool = False) -> Report:
-    """Return everything that is wrong with a repo, dataset, run or archive; nothing of it is executed.
+def check(
+    target: str | Path | None = None,
+    *,
+    data: bool = False,
+    against: str | None = None,
+    run: bool = False,
+    image: Path | None = None,
+    full: bool = False,
+    registry: str | None = None,
+) -> Report:
+    """Return everything that is wrong with a repo, dataset, run, archive or release; nothing of it is executed.
 
-    Without a target it is the repo, dataset or run that one stands in.
-    `data` reads also the images of a repo's dataset. Raises `MregError` for a target that is none of these.
+    Without a target it is the repo, dataset or run that one stands in. A target that is no path is the address of an
+    archive, `ORG/REPO[@REF]`, or a release `NAME@TAG`. `data` reads also the images of a repo's dataset, `against`
+    tells what changed since a release, `run` runs an archive on an image (in a process of its own), `full` reads all
+    of an archive at an address. Raises `MregError` for a target that is none of these.
     """
+    found = list(dict.fromkeys(_all(target, data=data, full=full, registry=registry)))
+    if against or run:
+        path = Path(_standing_in() if target is None else target)
+        if run:
+            found += _smoke(path, image)
+        if against:
+            from registry import differences
+
+            found += differences.findings(path, against, registry)
+    return Report(target=str(_standing_in() if target is None else target), findings=tuple(found))
+
+
+def _all(target: str | Path | None, *, data: bool, full: bool, registry: str | None) -> Iterator[Finding]:
+    """Find out what the target is, and yield what its rules find."""
     target = _standing_in() if target is None else target
     path = Path(target)
     try:
-        there, is_folder = path.exists(), path.is_dir()
+        there = path.exists()
     except ValueError as error:  # a NUL in the name
         raise MregError(f"{str(target)!r}: {error}") from error
-    if not there:
-        raise NotFoundError(f"{target}: no such file or folder", hint="name a repo, dataset, run or archive")
-    if is_folder and (path / "imagesTr").is_dir() and not (path / "model.toml").is_file():
-        from registry.dataset_verify import verify
+    if there:
+        yield from _on_disk(path, data=data)
+    elif isinstance(target, str):
+        from registry.checks import remote
 
-        return verify(path)
-    found = _findings(path.resolve(), data=data)
-    return Report(target=str(target), findings=tuple(dict.fromkeys(found)))
+        yield from remote.findings(target, full=full, registry=registry)
+    else:
+        raise NotFoundError(f"{target}: no such file or folder", hint="name a repo, dataset, run or archive")
+
+
+def _smoke(path: Path, image: Path | None) -> list[Finding]:
+    """Run the archive, or every archive that is said to be one; a repo or run is packed first."""
+    if not path.is_file():
+        raise MregError(
+            f"{path}: --run takes an archive", hint="mreg package, then mreg check dist/TAG/ARCHIVE.zip --run"
+        )
+    from registry import smoke
+
+    return list(smoke.findings(path, image=image))
 
 
 def _standing_in() -> Path:
@@ -52,8 +88,13 @@ def _standing_in() -> Path:
     return next((folder for folder in here.parents if (folder / "model.toml").is_file()), Path())
 
 
-def _findings(path: Path, *, data: bool) -> Iterator[Finding]:
-    """Find out what the path is, and yield what its rules find."""
+def _on_disk(path: Path, *, data: bool) -> Iterator[Finding]:
+    if path.is_dir() and (path / "imagesTr").is_dir() and not (path / "model.toml").is_file():
+        from registry.dataset_verify import verify
+
+        yield from verify(path).findings
+        return
+    path = path.resolve()
     if path.is_file():
         from registry.checks import archive
 
@@ -98,7 +139,7 @@ def _data(root: Path) -> Iterator[Finding]:
 
 
 def all_rules() -> list[Rule[Any]]:
-    """Return every rule of the repo, run and archive, sorted by code."""
+    """Return every rule of repo, run, archive and release, sorted by code."""
     from registry.checks import (
         archive,
         at_hand,
@@ -110,6 +151,7 @@ def all_rules() -> list[Rule[Any]]:
         network,
         papers,
         privacy,
+        release,
         repo,
         run,
         trainer,
@@ -119,7 +161,7 @@ def all_rules() -> list[Rule[Any]]:
     rules: list[Rule[Any]] = [
         *naming.RULES, *truth.RULES, *repo.RULES, *papers.RULES, *at_hand.REPO_RULES, *run.RULES, *at_hand.RUN_RULES,
         *contract.RULES, *json_files.RULES, *model.RULES, *network.RULES, *checkpoint.RULES, *trainer.RULES,
-        *archive.RULES, *privacy.RULES, *privacy.CHECKPOINT_RULES,
+        *archive.RULES, *privacy.RULES, *privacy.CHECKPOINT_RULES, *release.RULES,
     ]  # fmt: skip
     return sorted(rules, key=lambda rule: rule.code)
 
@@ -127,10 +169,12 @@ def all_rules() -> list[Rule[Any]]:
 def documents() -> list[Kind]:
     """Return what can be wrong with documents and datasets, sorted by code; no rule of ours stands behind it."""
     from registry import dataset_findings, labels, schemas
+    from registry.checks import remote
 
     kinds = [Kind(code, "error", summary) for code, summary in schemas.KINDS.items()]
     kinds += [Kind(code, level, summary) for code, (level, summary) in labels.KINDS.items()]
     kinds += [Kind(code, kind.level, kind.summary) for code, kind in dataset_findings.KINDS.items()]
+    kinds += [Kind(code, "note", summary) for code, summary in remote.KINDS.items()]
     return sorted(kinds)
 
 

@@ -3,37 +3,64 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from registry import output
-from registry.commands._options import json_option
+from registry.commands._options import json_option, registry_option
 
 if TYPE_CHECKING:
     from registry.findings import Report
 
+FORMATS = ["text", "json", "github", "sarif", "markdown"]
 COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
 @click.command("check")
 @click.argument("target", required=False)
+@click.option("--against", metavar="REF", help="Tell also what changed since this release; latest: the newest one.")
 @click.option("--data", is_flag=True, help="Read also the images of the repo's dataset.")
+@click.option("--run", is_flag=True, help="Run the archive on an image as SCT would (needs torch).")
+@click.option("--image", type=click.Path(path_type=Path, exists=True), help="Image for --run, else a bundled one.")
+@click.option("--full", is_flag=True, help="Read all of an archive at an address, its weights too.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Form of the answer."
+)
 @click.option("--list-rules", is_flag=True, help="List the rules instead.")
-@click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True)
 @json_option
+@registry_option
 @click.pass_context
-def command(context: click.Context, target: str | None, data: bool, list_rules: bool, form: str, as_json: bool) -> None:
-    """Report everything that is wrong with a repo, dataset, run or archive.
+def command(
+    context: click.Context,
+    target: str | None,
+    against: str | None,
+    data: bool,
+    run: bool,
+    image: Path | None,
+    full: bool,
+    form: str,
+    list_rules: bool,
+    as_json: bool,
+    registry: str | None,
+) -> None:
+    """Report everything that is wrong with a repo, dataset, run, archive or release.
 
     All findings in one go, each with its code, place and the way out. Nothing that is checked is executed, and torch is
-    not needed. Exit status 1 if a finding is an error.
+    not needed (but for --run). Exit status 1 if a finding is an error.
+
+    TARGET is a working copy, dataset, run or archive, the address of an archive (of which only what is small is read),
+    a published release NAME@TAG, or a repository that is read without a clone: ORG/REPO, or ORG/REPO@BRANCH.
 
     \b
     Examples:
       mreg check                                      the repo that you stand in
-      mreg check dist/r20261121/model_seg_sc_t2-r20261121.zip
+      mreg check dist/r20261121/model_seg_sc_t2-r20261121.zip --against latest
       mreg check runs/3d_fullres-1a2b3c4d --json
+      mreg check ivadomed/model_seg_sci
+      mreg check model_seg_sci@r20240729
+      mreg check . --format sarif > mreg.sarif
       mreg check --list-rules
     """
     from registry import checks
@@ -44,9 +71,21 @@ def command(context: click.Context, target: str | None, data: bool, list_rules: 
         return
     if form == "markdown":
         raise click.UsageError("--format markdown is for --list-rules")
-    report = checks.check(target, data=data)
+    if image and not run:
+        raise click.UsageError("--image is for --run")
+    report = checks.check(target, data=data, against=against, run=run, image=image, full=full, registry=registry)
     if form == "json":
         output.document(report.as_json())
+    elif form == "sarif":
+        from registry import sarif
+
+        output.document(sarif.document(report, checks.every_kind()))
+    elif form == "github":
+        from registry import annotations
+
+        for line in annotations.lines(report):
+            output.answer(line)
+        annotations.write_summary(report)
     else:
         _show(report)
     context.exit(0 if report.ok else 1)

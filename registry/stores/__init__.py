@@ -85,8 +85,11 @@ class Store(Protocol):
         Does nothing when the repository has that commit's tree already; raises `ConflictError` when it has another.
         """
 
-    def read_file(self, name: str, path: str) -> bytes:
-        """Return one file of the default branch's head; raise `NotFoundError`."""
+    def files(self, name: str, commit: str = "") -> dict[str, int]:
+        """Return the sizes of all files by path; of a branch, tag or commit, "" for the default branch's head."""
+
+    def read_file(self, name: str, path: str, commit: str = "") -> bytes:
+        """Return one file of a branch, tag or commit, "" for the default branch's head; raise `NotFoundError`."""
 
     def releases(self, repo: str) -> list[Release]:
         """Return the releases, newest tag first; drafts too where the token may see them."""

@@ -91,9 +91,23 @@ class FolderStore:
             write_json(self._folder(name) / "repo.json", asdict(record))
         return self._info(record)
 
-    def read_file(self, name: str, path: str) -> bytes:
+    def files(self, name: str, commit: str = "") -> dict[str, int]:
+        """Return the sizes of the repository's files by their paths."""
+        self._require_head(name, commit)
+        tree = self._folder(name) / "tree"
+        found = (path for path in tree.rglob("*") if path.is_file() and path.resolve().is_relative_to(tree.resolve()))
+        return {path.relative_to(tree).as_posix(): path.stat().st_size for path in sorted(found)}
+
+    def _require_head(self, name: str, commit: str) -> None:
+        """Refuse what a folder does not keep: other commits than the one that is there."""
+        if commit not in ("", self._record(name).commit):
+            raise NotFoundError(
+                f"{name}: no commit {commit!r} in {self.location}", hint="a folder keeps the newest only"
+            )
+
+    def read_file(self, name: str, path: str, commit: str = "") -> bytes:
         """Return one file of the repository; raise `NotFoundError`."""
-        self._record(name)
+        self._require_head(name, commit)
         tree = self._folder(name) / "tree"
         file = tree / path
         if not file.is_file() or not file.resolve().is_relative_to(tree.resolve()):

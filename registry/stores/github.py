@@ -71,14 +71,27 @@ class GitHubStore:
         with _expecting(repo.where):
             return _repo_info(*repo.push(commit))
 
-    def read_file(self, name: str, path: str) -> bytes:
-        """Return one file of the default branch's head; raise `NotFoundError`."""
+    def files(self, name: str, commit: str = "") -> dict[str, int]:
+        """Return the sizes of all files of a branch, tag or commit by their paths, in one request."""
+        repo = self._repo(name)
+        with _expecting(repo.where):
+            address = f"{repo.path}/git/trees/{quote(commit or 'HEAD', safe='')}?recursive=1"
+            document = self._api.call(
+                "GET", address, where=repo.where, what=f"list the files of {commit or 'the repository'}"
+            )
+            if document.get("truncated"):
+                raise RegistryError(f"{repo.where}: GitHub does not list all of its files", hint="clone it, check that")
+            return {entry["path"]: entry["size"] for entry in document["tree"] if entry["type"] == "blob"}
+
+    def read_file(self, name: str, path: str, commit: str = "") -> bytes:
+        """Return one file of a branch, tag or commit, by default the default branch's head; raise `NotFoundError`."""
         repo = self._repo(name)
         where, what = repo.where, f"read {path}"
         if ".." in path.split("/"):  # would lead to another address of the API
             raise NotFoundError(f"{where}: {path} is not a file")
         with _expecting(where):
-            document = self._api.call("GET", f"{repo.path}/contents/{quote(path)}", where=where, what=what)
+            at = f"?ref={quote(commit, safe='')}" if commit else ""
+            document = self._api.call("GET", f"{repo.path}/contents/{quote(path)}{at}", where=where, what=what)
             if isinstance(document, list) or document["type"] not in ("file", "symlink"):
                 raise NotFoundError(f"{where}: {path} is not a file")
             if document.get("encoding") != "base64":  # above 1 MB only the Git data API gives the content

@@ -222,8 +222,8 @@ def _protection_url(hub: FakeHub, repo: dict[str, Any], branch: str) -> str:
 def get_contents(hub: FakeHub, request: Request, owner: str, repo: str, path: str) -> Answer:
     found = find_repo(hub, request, owner, repo)
     git = hub.git(found)
-    sha = git.ref(f"refs/heads/{request.query.get('ref', found['default_branch'])}")
-    if sha is None:
+    sha = _commit_of(git, found, request.query.get("ref", "HEAD"))
+    if git.empty or git.commit(sha) is None:
         raise HubError(404, "This repository is empty." if git.empty else "No commit found for the ref")
     files = git.files((git.commit(sha) or {})["tree"])
     if path in files:
@@ -300,15 +300,26 @@ def create_tree(hub: FakeHub, request: Request, owner: str, repo: str) -> Answer
 @route("GET /repos/{owner}/{repo}/git/trees/{sha}")
 def get_tree(hub: FakeHub, request: Request, owner: str, repo: str, sha: str) -> Answer:
     found = find_repo(hub, request, owner, repo)
-    if _not_empty(hub, found).read(sha, "tree") is None:
+    git = _not_empty(hub, found)
+    commit = git.commit(_commit_of(git, found, sha))
+    tree = commit["tree"] if commit else sha
+    if git.read(tree, "tree") is None:
         raise HubError(404)
-    return Answer(_tree(hub, found, sha))
+    return Answer(_tree(hub, found, tree, recursive="recursive" in request.query))
 
 
-def _tree(hub: FakeHub, repo: dict[str, Any], sha: str) -> dict[str, Any]:
+def _commit_of(git: Any, repo: dict[str, Any], ref: str) -> str:
+    """Return the commit of a branch, a tag, HEAD, or the commit itself."""
+    branch = repo["default_branch"] if ref == "HEAD" else ref
+    return git.ref(f"refs/heads/{branch}") or git.ref(f"refs/tags/{ref}") or ref
+
+
+def _tree(hub: FakeHub, repo: dict[str, Any], sha: str, *, recursive: bool = False) -> dict[str, Any]:
     base, git = f"{hub.url}/repos/{repo['owner']}/{repo['name']}/git", hub.git(repo)
     entries = []
-    for mode, name, entry in git.entries(sha):
+    own = [(mode, name, entry) for mode, name, entry in git.entries(sha)]
+    below = [(mode, name, entry) for name, (mode, entry) in git.files(sha).items() if "/" in name] if recursive else []
+    for mode, name, entry in own + below:
         kind = "tree" if mode == "40000" else "blob"
         found = {"path": name, "mode": mode.zfill(6), "type": kind, "sha": entry, "url": f"{base}/{kind}s/{entry}"}
         if kind == "blob":
