@@ -41,13 +41,13 @@ def check(
     """
     found = list(dict.fromkeys(_all(target, data=data, full=full, registry=registry)))
     if against or run:
-        path = Path(_standing_in() if target is None else target)
+        here = _standing_in() if target is None else target
         if run:
-            found += _smoke(path, image)
+            found += _smoke(Path(here), image)
         if against:
             from registry import differences
 
-            found += differences.findings(path, against, registry)
+            found += differences.findings(here, against, registry)
     return Report(target=str(_standing_in() if target is None else target), findings=tuple(found))
 
 
