@@ -24,7 +24,7 @@ PARTS = {
 DIMENSIONS = {"2d": 2, "3d": 3}
 
 
-def _chosen(model: ModelFiles) -> dict[str, Any]:
+def chosen(model: ModelFiles) -> dict[str, Any]:
     """Return the configuration that the folder names, with what it inherits."""
     configurations = (model.plans or {}).get("configurations")
     found: dict[str, Any] = {}
@@ -43,7 +43,7 @@ def _line(model: ModelFiles, *keys: str) -> int | None:
 @rule("NET001")
 def network_is_in_scts_packages(model: ModelFiles) -> Iterator[Draft]:
     """The network's class and its arguments are those of the package that SCT installs."""
-    architecture = _chosen(model).get("architecture")
+    architecture = chosen(model).get("architecture")
     if not isinstance(architecture, dict) or model.trainer_file.exists:  # a custom trainer may build another network
         return
     known = packages()["sct"]
@@ -62,7 +62,7 @@ def network_is_in_scts_packages(model: ModelFiles) -> Iterator[Draft]:
 @rule("NET002")
 def parts_are_in_scts_packages(model: ModelFiles) -> Iterator[Draft]:
     """Preprocessing, resampling and normalisation are those of the package that SCT installs."""
-    known, configuration = packages()["sct"], _chosen(model)
+    known, configuration = packages()["sct"], chosen(model)
     for key, kind in PARTS.items():
         value = configuration.get(key)
         for name in value if isinstance(value, list) else [value]:
@@ -74,7 +74,7 @@ def parts_are_in_scts_packages(model: ModelFiles) -> Iterator[Draft]:
 @rule("NET003")
 def no_stage_comes_before(model: ModelFiles) -> Iterator[Draft]:
     """The configuration is no cascade: SCT has no earlier stage to feed it with."""
-    before = _chosen(model).get("previous_stage")
+    before = chosen(model).get("previous_stage")
     if before or "cascade" in model.configuration:
         message = (
             f"{model.configuration} needs the result of {before or 'an earlier stage'}, which SCT does not compute"
@@ -85,7 +85,7 @@ def no_stage_comes_before(model: ModelFiles) -> Iterator[Draft]:
 @rule("NET004", "warning")
 def sizes_have_the_configurations_dimensions(model: ModelFiles) -> Iterator[Draft]:
     """Patch, spacing and convolutions have as many dimensions as the configuration's name says."""
-    configuration = _chosen(model)
+    configuration = chosen(model)
     wanted = DIMENSIONS.get(model.configuration[:2])
     architecture = configuration.get("architecture")
     arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
@@ -105,7 +105,7 @@ def sizes_have_the_configurations_dimensions(model: ModelFiles) -> Iterator[Draf
 def every_channel_is_normalised(model: ModelFiles) -> Iterator[Draft]:
     """plans.json has a normalisation for every channel of dataset.json."""
     channels = (model.dataset_json or {}).get("channel_names")
-    schemes = _chosen(model).get("normalization_schemes")
+    schemes = chosen(model).get("normalization_schemes")
     if isinstance(channels, dict) and isinstance(schemes, list) and len(schemes) != len(channels):
         message = f"{len(schemes)} normalization_schemes, dataset.json names {len(channels)} channels"
         hint = "dataset.json and plans.json belong to one training: pack the run again"

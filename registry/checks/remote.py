@@ -119,12 +119,12 @@ def _release(store: Store, ref: refs.RepoRef, *, full: bool) -> Iterator[Finding
     beside = {} if subject.manifest_bytes is None else {MANIFEST_NAME: subject.manifest_bytes}
     for asset in found.assets:
         if asset.name.endswith(".zip"):
-            reader = _asset_reader(store, found, asset)
+            reader = asset_reader(store, found, asset)
             for finding in _archive(asset.name, reader, full=full, beside=beside):
                 yield replace(finding, path=f"{asset.name}/{finding.path}".rstrip("/"))
 
 
-def _asset_reader(store: Store, release: Release, asset: Asset) -> partial.Reader:
+def asset_reader(store: Store, release: Release, asset: Asset) -> partial.Reader:
     def read(first: int, last: int) -> bytes:
         with store.open_asset(release, asset, first) as stream:
             return partial.exactly(stream, last - first + 1)
