@@ -67,6 +67,9 @@ class ReleaseSection(Section):
         "root", description="trainer folder at the archive's root, or inside DatasetNNN_Name/ (3D Slicer)"
     )
     variant: str = Field("", pattern=r"^[A-Za-z0-9.]*$", description="word between repo and tag in the archive's name")
+    accept: tuple[Annotated[str, Field(pattern=r"^CHANGE\d{3}$")], ...] = Field(
+        (), description="breaking changes since the last release that are meant, e.g. CHANGE003: mreg check --against"
+    )
     signers: tuple[str, ...] = Field(
         (), description="public keys that may sign a release, as in a .pub file: ssh-ed25519 AAAA… name"
     )

@@ -13,6 +13,7 @@ from registry.checks.archive import Archive
 from registry.checks.model import ModelFiles
 from registry.checks.repo import RepoFiles
 from registry.errors import MregError, NotFoundError
+from registry.files import read_json, sha256
 from registry.manifest import MANIFEST_NAME, Metrics
 from registry.manifest import read as read_manifest
 from registry.snapshots import ModelFacts, Snapshot
@@ -22,7 +23,6 @@ from registry.tree import DiskTree, ZipTree
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from registry.manifest import Manifest
     from registry.stores import Release, Store
     from registry.tree import Tree
 
@@ -120,8 +120,6 @@ def _of_run(run: runs.Run) -> ModelFacts:
 
 
 def _metrics(run: Path) -> Metrics | None:
-    from registry.files import read_json
-
     path = run / "evaluation.json"
     document = read_json(path) if path.is_file() else {}
     try:
@@ -142,15 +140,12 @@ def _of_file(path: Path, left_out: Collection[str] = (), title: str = "") -> Sna
     entry = manifest.model(path.name) if manifest else None
     with ZipTree(path) as tree:
         facts = snapshots.of_archive(Archive(path, tree), left_out, entry)
-    facts = replace(facts, size=path.stat().st_size, sha256=_promised(manifest, path))
+    digest = manifest.sha256_of(path.name) if manifest and entry else "" if left_out else sha256(path)
+    facts = replace(facts, size=path.stat().st_size, sha256=digest or None)
     name = manifest.name if manifest and entry else truth.name_in(path.name)
     tag = manifest.tag if manifest and entry else snapshots.tag_in(path.name)
     licence = manifest.licence if manifest and entry else None
     return Snapshot(title=title or str(path), name=name, tag=tag, licence=licence, models=(facts,))
-
-
-def _promised(manifest: Manifest | None, path: Path) -> str | None:
-    return (manifest.sha256_of(path.name) or None) if manifest else None
 
 
 def _of_address(ref: refs.UrlRef) -> Snapshot:

@@ -174,9 +174,9 @@ def of_archive(archive: Archive, left_out: Collection[str] = (), entry: ModelEnt
 
 def filled(facts: ModelFacts, other: ModelFacts) -> ModelFacts:
     """Return facts with those of `other` where they have none."""
-    named = {"asset": facts.asset or other.asset, "variant": facts.variant or other.variant}
     missing = [item.name for item in fields(ModelFacts) if getattr(facts, item.name) is None]
-    return replace(facts, **named, **{name: getattr(other, name) for name in missing})
+    known = replace(facts, **{name: getattr(other, name) for name in missing})
+    return replace(known, asset=facts.asset or other.asset, variant=facts.variant or other.variant)
 
 
 def tag_in(archive: str) -> str:

@@ -125,6 +125,8 @@ def _release(store: Store, ref: refs.RepoRef, *, full: bool) -> Iterator[Finding
 
 
 def asset_reader(store: Store, release: Release, asset: Asset) -> partial.Reader:
+    """Return a reader of a published asset, by ranges where its address knows them."""
+
     def read(first: int, last: int) -> bytes:
         with store.open_asset(release, asset, first) as stream:
             return partial.exactly(stream, last - first + 1)
