@@ -30,9 +30,12 @@ VERBS = {
     "fetch": "Download released models.",
     "list": "List the registry's models.",
     "show": "Show one model and its releases.",
+    "diff": "Tell what changed between two releases.",
+    "sct": "Show what the Spinal Cord Toolbox will do with a release.",
     "verify": "Prove what a release's files are.",
     "mirror": "Copy a release to a second place.",
     "yank": "Withdraw a release, which stays downloadable.",
+    "doctor": "Tell what is missing on this machine, and what mends it.",
     "demo": "Run the whole chain on real MRI, offline.",
 }
 

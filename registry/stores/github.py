@@ -15,7 +15,7 @@ from registry.stores import Asset, Release, RepoInfo
 from registry.stores.contract import check_asset, check_repo_name, check_tag, newest_first
 from registry.stores.first_commit import read_first_commit
 from registry.stores.github_actions import GitHubActions
-from registry.stores.github_api import GitHubApi, Pace, Refusal, Spoiled
+from registry.stores.github_api import GitHubApi, Pace, Refusal, Spoiled, Token
 from registry.stores.github_assets import CHUNK_BYTES, AssetSource, AssetStream, send
 from registry.stores.github_overview import newest_releases
 from registry.stores.github_repo import GitHubRepo
@@ -38,6 +38,11 @@ class GitHubStore:
         self.org = org
         self.location = f"github:{org}"
         self._api = GitHubApi(url=url, token=token, pace=pace)
+
+    def token(self) -> Token:
+        """Return what GitHub tells of the token; raise `AccessError` for one that it does not know."""
+        with _expecting(self.org):
+            return self._api.about_token()
 
     def repos(self) -> Iterator[RepoInfo]:
         """Yield every repository, sorted by name, without `commit`: that would cost a request each."""

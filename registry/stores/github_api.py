@@ -89,6 +89,16 @@ class Spoiled(Exception):  # noqa: N818 - bytes that arrived changed: worth anot
     """A transfer that ended well and brought something else than was sent."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """What GitHub tells of a token."""
+
+    given: bool
+    scopes: tuple[str, ...] | None  # of a classic token; None where GitHub does not tell
+    limit: int  # requests an hour
+    remaining: int
+
+
 class GitHubApi:
     """The API of github.com or of a GitHub Enterprise server, with the user's token if there is one."""
 
@@ -177,6 +187,16 @@ class GitHubApi:
             return headers.get("etag", ""), document
 
         return self.patiently(ask, where=where, what=what)
+
+    def about_token(self) -> Token:
+        """Ask what the token may do and how many requests are left; the question itself costs none."""
+        headers, document = self.patiently(
+            lambda: self._ask("GET", "/rate_limit", None, None), where=self.url, what="ask for the limits"
+        )
+        stated = {key.lower(): value for key, value in headers.items()}.get("x-oauth-scopes")
+        scopes = None if stated is None else tuple(scope.strip() for scope in stated.split(",") if scope.strip())
+        rate = document["resources"]["core"]
+        return Token(given=bool(self.token), scopes=scopes, limit=rate["limit"], remaining=rate["remaining"])
 
     def require(self, needs: str, where: str, what: str) -> None:
         """Raise where a write has no token."""
