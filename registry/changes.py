@@ -73,7 +73,12 @@ class Change:
         """Whether an installed SCT or a script around it stumbles over it."""
         return KINDS[self.code].breaking
 
+    @property
+    def meaning(self) -> str:
+        """Return the reason, or what the code means in general."""
+        return self.reason or KINDS[self.code].summary
+
     def as_json(self) -> dict[str, Any]:
         """Return the entry of `mreg diff --json`."""
         document = {key: value for key, value in asdict(self).items() if key != "place"}
-        return {**document, "breaking": self.breaking, "reason": self.reason or KINDS[self.code].summary}
+        return {**document, "breaking": self.breaking, "reason": self.meaning}

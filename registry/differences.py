@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from registry.snapshots import ModelFacts, Snapshot
+    from registry.stores import Store
     from registry.tree import Tree
 
 LATEST = "latest"
@@ -93,12 +95,24 @@ def _subject(target: str | Path | Tree, registry: str | None) -> tuple[Snapshot,
     parsed = refs.RepoRef(named[2]) if named else refs.parse(str(target))
     if not isinstance(parsed, refs.RepoRef):
         return snapshot_sources.read(str(target), registry), (), registry
+    store = open_store(registry)
+    if parsed.tag:
+        return snapshot_sources.read(str(target), registry), _accepted_at(store, parsed), registry
     from registry.remote_tree import RemoteTree
 
-    commit = parsed.tag or (named[3] or "" if named else "")
-    files = RepoFiles(RemoteTree(open_store(registry), parsed.name, commit), parsed.name)
-    snapshot = snapshot_sources.read(str(target), registry) if parsed.tag else snapshot_sources.of_tree(files.tree)
-    return snapshot, _accepted(files), registry
+    files = RepoFiles(RemoteTree(store, parsed.name, named[3] or "" if named else ""), parsed.name)
+    return snapshot_sources.of_tree(files.tree), _accepted(files), registry
+
+
+def _accepted_at(store: Store, ref: refs.RepoRef) -> tuple[str, ...]:
+    """Return what the repo's model.toml accepted when a release was published; nothing where it had none."""
+    for commit in (ref.tag, ""):  # a folder keeps the newest commit only
+        try:
+            content = store.read_file(ref.name, model_toml.FILE_NAME, commit).decode()
+            return model_toml.validate(tomllib.loads(content)).release.accept
+        except (MregError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+            continue
+    return ()
 
 
 def _accepted(files: RepoFiles) -> tuple[str, ...]:
@@ -107,8 +121,7 @@ def _accepted(files: RepoFiles) -> tuple[str, ...]:
 
 def _finding(change: Change, old: Snapshot, *, accepted: bool) -> Finding:
     kind = KINDS[change.code]
-    reason = change.reason or kind.summary
-    message = f"{change.what}: {change.old} in {old.title}, {change.new} now ({reason})"
+    message = f"{change.what}: {change.old} in {old.title}, {change.new} now ({change.meaning})"
     hint = ""
     if accepted:
         message += "; accepted in model.toml"

@@ -2,7 +2,8 @@
 
 Beside example.json a folder may have `files/`, which is laid over the target. What example.json can say:
 
-    base       archive | repo | run | dataset | document, or "test" for a rule that has a test of its own
+    base       archive | repo | run | dataset | document, or "test" for a rule that has a test of its own, or "pair":
+               an archive that is compared with one that `before` (changes, too) made
     finding    where the finding must be: path, and a text that its line must hold
     also       codes that come with it
     folder     another name for the target's folder

@@ -10,7 +10,7 @@ from check_examples import change, edited, examples, zipped
 from fixtures_dataset import write_dataset
 from fixtures_run import NAME, TRAINER_FOLDER
 
-from registry import labels
+from registry import differences, labels
 from registry.checks import check, every_kind
 from registry.findings import Finding, Report
 from registry.scaffold_files import plan, render
@@ -42,12 +42,27 @@ def good(tiny_package, tiny_run, tmp_path_factory):
 def judged(good, tmp_path):
     """Build the target of an example and check it: report, and the folder where its files can be read."""
 
+    def built(place: str, example: dict) -> Path:
+        """Build an archive in a folder of its own."""
+        files = tmp_path / place / "files"
+        shutil.copytree(good / "archive", files)
+        change(files, example, place)
+        about = {
+            key: re.sub("/T$", f"/{TRAINER_FOLDER}", v) if key == "folder" else v
+            for key, v in example.get("archive", {}).items()
+        }
+        return zipped(files, tmp_path / place, {**example, "archive": about}, TRAINER_FOLDER)
+
     def judge(base: str, example: dict, name: str) -> tuple[Report, Path]:
         if base == "document":
             text = edited({}, example["document"])
             (tmp_path / "document.json").write_text(text)
             found = validate(example["schema"], example["document"], "document.json", text)
             return Report(target=name, findings=tuple(found)), tmp_path
+        if base == "pair":
+            old = built("before", example.get("before", {}))
+            found = differences.findings(built("after", example), str(old), None)
+            return Report(target=name, findings=tuple(found)), tmp_path / "after" / "files"
         folder = tmp_path / example.get("folder", FOLDERS[base])
         shutil.copytree(good / base, folder)
         place = folder / RUN if base == "run" else folder
