@@ -29,10 +29,10 @@ from registry.runs import FINAL
 from registry.stored_zip import StoredZip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from registry.checkpoints import Checkpoint
-    from registry.manifest import ModelEntry
+    from registry.manifest import ModelEntry, Reference
     from registry.model_toml import Repo
     from registry.runs import Run
 
@@ -73,11 +73,13 @@ def build(
     keep_optimizer: bool = False,
     half: bool = False,
     repo: Repo | None = None,
+    reference: Callable[[Path], Reference] | None = None,
 ) -> Package:
     """Build the archive of a finished run and its manifest in `out`, which is created.
 
     `half` stores the weights as 16-bit floats, `keep_optimizer` also what continuing the training needs, `variant` is a
-    word in the archive's name for a release with several archives. Building again changes nothing.
+    word in the archive's name for a release with several archives. `reference` runs the finished archive and says what
+    it gives, for the manifest. Building again changes nothing.
     Raises `MregError` for a run that cannot be released, `ConflictError` where another archive has the same name.
     """
     target, manifest = out / archive_name(repo_name, tag, variant), out / MANIFEST_NAME
@@ -101,6 +103,8 @@ def build(
         made = Path(work, target.name)
         written = _write(made, members)
         model = describe_model(run, dataset_json, weights, Place(target.name, variant, layout), half, repo, written)
+        if reference is not None:
+            model = model.model_copy(update={"reference": reference(made)})
         created, digest = _put(made, target)
     asset = AssetEntry(name=target.name, size=target.stat().st_size, sha256=digest)
     _write_manifest(manifest, earlier, _manifest(repo_name, tag, repo, model, asset))

@@ -23,6 +23,15 @@ TISSUES = {"gm": "GM", "wm": "WM"}
 TISSUES_LABELS = {"gm": "GM_seg", "wm": "WM_seg"}
 
 
+def has_template() -> bool:
+    """Whether the template is here."""
+    try:
+        template_files()
+    except MregError:
+        return False
+    return True
+
+
 def template_files() -> dict[str, Path]:
     """Return the paths of the image (`t1`) and the two probability maps (`gm`, `wm`), without importing nilearn."""
     spec = importlib.util.find_spec("nilearn")

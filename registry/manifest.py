@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "mreg-release.json"
 SCHEMA_VERSION = 1
+LARGEST_MAP = 1 << 16  # characters of a reference's label map
 SCHEMA_ID = "https://raw.githubusercontent.com/ivadomed/mreg/main/schemas/manifest.schema.json"
 
 
@@ -33,6 +34,7 @@ Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", min_length=64, max_length=64)]
 Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$", max_length=64)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]*$", max_length=255)]
+Grid = Annotated[tuple[Count, ...], Field(min_length=3, max_length=3)]
 Orientation = Annotated[str, Field(pattern=r"^[RLAPIS]{3}$", min_length=3, max_length=3)]
 
 
@@ -97,6 +99,36 @@ class Source(Part):
     dirty: bool = Field(title="whether files differed from the commit")
 
 
+class LabelMap(Part):
+    """The labelled part of a label map: the box around it, as runs of equal voxels."""
+
+    start: Grid = Field(title="first voxel of the box")
+    shape: Grid = Field(title="size of the box")
+    runs: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=LARGEST_MAP)] = Field(
+        title="runs in C order, in base64: a byte for the value, then the length in base 128, low digits first"
+    )
+
+
+class ReferenceImage(Part):
+    """The image that a reference was made with; no voxel of it is kept."""
+
+    kind: Annotated[str, Field(pattern=r"^(mni152|file)$", max_length=6)] = Field(
+        title="mni152: a piece of the public template, or a file that whoever packed the archive named"
+    )
+    shape: Grid = Field(title="number of voxels along x, y and z")
+    sha256: Sha256 = Field(title="SHA-256 of shape, affine and voxels")
+
+
+class Reference(Part):
+    """What the packed model gave for one image, to find out later whether an archive still gives it."""
+
+    image: ReferenceImage = Field(title="image that it was made with")
+    sha256: Sha256 = Field(title="SHA-256 of shape and voxels of the label map")
+    voxels: dict[str, Count] = Field(title="number of voxels of each label value but 0")
+    map: LabelMap | None = Field(title="label map, null where it would be too large")
+    versions: dict[str, str] = Field(title="versions of the software that made it")
+
+
 class ModelEntry(Part):
     """One archive and the model in it."""
 
@@ -119,6 +151,7 @@ class ModelEntry(Part):
     versions: dict[str, str] = Field(title="versions of the software that trained it")
     source: Source | None = Field(title="commit of the repo, null outside Git")
     members: tuple[Member, ...] = Field(title="files in the archive", min_length=1)
+    reference: Reference | None = Field(None, title="output for one image, null where none was made")
 
 
 class Manifest(Part):

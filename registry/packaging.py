@@ -6,15 +6,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import output
+from registry import output, smoke, workers
 from registry.archive import build
+from registry.demo_data import has_template
 from registry.errors import MregError, NotFoundError
+from registry.manifest import MANIFEST_NAME
 from registry.model_toml import Repo, find_repo
 from registry.release_plan import require_tag
 from registry.runs import Run, latest_run, read_run
+from registry.volumes import read_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from registry.archive import Package
+    from registry.manifest import Reference
 
 
 def package(
@@ -26,10 +32,13 @@ def package(
     variant: str | None = None,
     keep_optimizer: bool = False,
     half: bool = False,
+    reference: bool = True,
+    reference_image: Path | None = None,
 ) -> Package:
     """Package a run, by default the newest complete one of the repo that the current folder is in.
 
-    None means: as the repo's model.toml says, and for the tag today's date. A run outside a repo needs `out`.
+    None means: as the repo's model.toml says, and for the tag today's date. A run outside a repo needs `out`. With
+    `reference` the archive is run on an image where that is possible, and the manifest says what it gave.
     """
     run, repo = _find(run_folder)
     policy = repo.toml.release.tags if repo else "date"
@@ -50,7 +59,42 @@ def package(
             keep_optimizer=keep_optimizer,
             half=half,
             repo=repo,
+            reference=_reference(out, reference_image) if reference else None,
         )
+
+
+def _reference(out: Path, image: Path | None) -> Callable[[Path], Reference] | None:
+    """Return what runs the archive once it is made; None, with a word on it, where nothing here can run it.
+
+    An image that the user named is an error where it cannot be used.
+    """
+    if image is None and not workers.installed():
+        output.say("no reference output: it takes torch and nnunetv2 (mreg[train])")
+        return None
+    workers.require_installed()
+    if image is None and not has_template():
+        output.say("no reference output: its image comes with nilearn (mreg[demo]), or name one: --reference-image")
+        return None
+    if image is not None:
+        read_volume(image)
+
+    def make(archive: Path) -> Reference:
+        kept = smoke.kept_reference(archive, out / MANIFEST_NAME, image)
+        if kept is not None:
+            return kept
+        try:
+            with output.stage("reference output"):
+                # The code of a run has run in its training, on this user's word.
+                made = smoke.make_reference(archive, image=image, allow_code=True)
+        except smoke.UnusableArchiveError as error:
+            raise MregError(
+                f"the archive does not run: {error.message}", hint=error.hint or "package without: --no-reference"
+            ) from error
+        if not made.voxels:
+            output.warn("the reference output is empty: name an image that shows what it segments: --reference-image")
+        return made
+
+    return make
 
 
 def _find(run_folder: Path | None) -> tuple[Run, Repo | None]:

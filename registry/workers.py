@@ -22,14 +22,24 @@ if TYPE_CHECKING:
 TOLD = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
 
+def installed() -> bool:
+    """Whether there is what the workers need; nothing of it is imported."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "nnunetv2"))
+
+
+def require_installed() -> None:
+    """Raise `MregError` where torch or nnunetv2 is missing."""
+    if not installed():
+        raise MregError("torch and nnunetv2 are not installed", hint='install them: pip install "mreg[train]"')
+
+
 def call(recipe: str, job: dict[str, Any]) -> dict[str, Any]:
     """Run one job and return its answer; the worker's talk goes to this process's stderr.
 
     The worker is started by file path and with `-P`, so neither the current folder nor a model repo's own `trainers`
     package can take the place of ours. The user's nnUNet_* variables are left behind: paths come from files.
     """
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("nnunetv2") is None:
-        raise MregError("torch and nnunetv2 are not installed", hint='install them: pip install "mreg[train]"')
+    require_installed()
     environment = {key: value for key, value in os.environ.items() if not key.lower().startswith("nnunet_")}
     with tempfile.TemporaryDirectory(prefix="mreg-job-") as folder:
         job_path, result_path = Path(folder, "job.json"), Path(folder, "result.json")

@@ -168,13 +168,14 @@ def all_rules() -> list[Rule[Any]]:
 
 def documents() -> list[Kind]:
     """Return what can be wrong with documents and datasets, sorted by code; no rule of ours stands behind it."""
-    from registry import changes, dataset_findings, labels, schemas
+    from registry import changes, dataset_findings, labels, schemas, smoke
     from registry.checks import remote
 
     kinds = [Kind(code, "error", summary) for code, summary in schemas.KINDS.items()]
     kinds += [Kind(code, level, summary) for code, (level, summary) in labels.KINDS.items()]
     kinds += [Kind(code, kind.level, kind.summary) for code, kind in dataset_findings.KINDS.items()]
     kinds += [Kind(code, "note", summary) for code, summary in remote.KINDS.items()]
+    kinds += [Kind(code, level, summary) for code, (level, summary) in smoke.KINDS.items()]
     kinds += [Kind(code, kind.level, kind.summary) for code, kind in changes.KINDS.items()]
     return sorted(kinds)
 

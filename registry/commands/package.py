@@ -24,6 +24,13 @@ from registry.commands._options import json_option
 @click.option("--variant", metavar="WORD", help="Word between name and tag of the archive [default: model.toml].")
 @click.option("--keep-optimizer", is_flag=True, help="Keep what continuing the training needs (twice the size).")
 @click.option("--half", is_flag=True, help="Store the weights as 16-bit floats (half the size).")
+@click.option("--no-reference", is_flag=True, help="Do not run the archive for the manifest's reference output.")
+@click.option(
+    "--reference-image",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Image for the reference output; only its SHA-256 is kept [default: a piece of the MNI152 template].",
+)
 @json_option
 def command(
     run: Path | None,
@@ -33,6 +40,8 @@ def command(
     variant: str | None,
     keep_optimizer: bool,
     half: bool,
+    no_reference: bool,
+    reference_image: Path | None,
     as_json: bool,
 ) -> None:
     """Build the release archive of a run.
@@ -44,6 +53,9 @@ def command(
     With --half measure what is shipped: mreg evaluate RUN DATASET --half. Figures that were measured with other weights
     are left out of the manifest, with a warning.
 
+    Where torch is installed, the archive is run on a small public image, and the manifest keeps what it gave, for
+    mreg check ARCHIVE --run.
+
     \b
     Examples:
       mreg package                                     the newest complete run, tagged with today's date
@@ -52,8 +64,18 @@ def command(
     """
     from registry import packaging
 
+    if no_reference and reference_image:
+        raise click.UsageError("--no-reference and --reference-image exclude each other")
     package = packaging.package(
-        run, tag=tag, out=out, layout=layout, variant=variant, keep_optimizer=keep_optimizer, half=half
+        run,
+        tag=tag,
+        out=out,
+        layout=layout,
+        variant=variant,
+        keep_optimizer=keep_optimizer,
+        half=half,
+        reference=not no_reference,
+        reference_image=reference_image,
     )
     if as_json:
         output.document(package.as_json())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import random
+import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,24 @@ def describe(device: torch.device, seed: int, dataset_hash: str) -> dict[str, An
         "seed": seed,
         "dataset_hash": dataset_hash,
     }
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process held in memory; 0 on a system that does not say.
+
+    Linux carries getrusage's figure over from the program that started this one, so its own is read first.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def choose_device(wanted: str) -> torch.device:

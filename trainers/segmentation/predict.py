@@ -48,7 +48,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a prediction job; return the `files` that were written, and with references `cases` and `mean`.
 
     Job keys: model (folder), cases (list of name, images, folds, and optionally output and reference), device, mirror,
-    half, allow_code.
+    half, allow_code, and optionally threads: with one thread a CPU's sums do not depend on the number of its cores.
+    `peak_memory_bytes` is the most that this process held.
     """
     cases = [_case(entry) for entry in job["cases"]]
     folder, progress = Path(job["model"]), Progress()
@@ -59,18 +60,20 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         _check_files(case, channels)
         if case.reference:
             _read_reference(case.reference, dataset_json["labels"])
-    from trainers.core.environment import cpu_count
+    from trainers.core.environment import cpu_count, peak_memory
 
-    os.environ.update(nnUNet_def_n_proc=str(cpu_count()))  # nnU-Net takes no more threads than that
+    threads = job.get("threads") or cpu_count()
+    os.environ.update(nnUNet_def_n_proc=str(threads))  # nnU-Net takes no more threads than that
     from trainers.segmentation.network import load_model
 
-    device = _device(job["device"])
+    device = _device(job["device"], threads)
     folds = sorted({fold for case in cases for fold in case.folds})
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints; stdout is the command's answer
         model = load_model(folder, folds, half=job["half"], allow_code=job["allow_code"])
         predictor = _predictor(model, device, mirror=job["mirror"], progress=progress)
         scores = _predict_all(predictor, model, cases, orientation, progress)
-    answer: dict[str, Any] = {"files": [str(case.output) for case in cases if case.output]}
+    files = [str(case.output) for case in cases if case.output]
+    answer: dict[str, Any] = {"files": files, "peak_memory_bytes": peak_memory()}
     if scores:
         answer.update(cases=scores, mean=mean_scores(scores))
     return answer
@@ -103,10 +106,10 @@ def _check_files(case: Case, channels: int) -> None:
             )
 
 
-def _device(wanted: str) -> torch.device:
+def _device(wanted: str, threads: int) -> torch.device:
     import torch
 
-    from trainers.core.environment import choose_device, cpu_count
+    from trainers.core.environment import choose_device
 
     device = choose_device(wanted)
     if (device.type == "cuda" and not torch.cuda.is_available()) or (
@@ -115,7 +118,7 @@ def _device(wanted: str) -> torch.device:
         raise TrainingError(
             f"device {wanted!r} was asked for and there is none", hint="--device cpu, or mend the driver"
         )
-    torch.set_num_threads(cpu_count())
+    torch.set_num_threads(threads)
     return device
 
 

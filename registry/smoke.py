@@ -1,0 +1,223 @@
+"""Runs an archive as SCT does, on one image, and compares the output with what the manifest says it should be.
+
+The archive is unpacked into a temporary folder, its trainer folder is found by SCT's rules, the image is turned to
+image_orientation, and all folds are averaged over half-overlapping patches, without mirroring. This takes place in a
+process of its own, and a trainer_class.py of the archive is not executed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry import workers
+from registry.errors import MregError
+from registry.files import sha256
+from registry.findings import Finding
+from registry.manifest import MANIFEST_NAME
+from registry.runs import FINAL
+from registry.unpack import model_folder, unpack_safely
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from registry.findings import Level
+    from registry.manifest import Reference, ReferenceImage
+
+RECIPE = "nnunet"
+BEST = "checkpoint_best.pth"
+SAME = 0.95  # part of the labelled voxels; another processor or torch moves a few at the borders
+KINDS: dict[str, tuple[Level, str]] = {
+    "SMOKE001": ("error", "an archive that cannot be run (`--run`)"),
+    "SMOKE002": ("error", "an output without any label (`--run`)"),
+    "SMOKE003": ("error", "another output than the manifest's reference (`--run`)"),
+    "SMOKE004": ("warning", "no label on the bundled image, which may not show what the model segments (`--run`)"),
+    "SMOKE005": ("note", "an output that could be compared with no reference (`--run`)"),
+    "SMOKE006": ("note", "what the run took, and how like the reference it is (`--run`)"),
+}
+
+
+class UnusableArchiveError(MregError):
+    """The archive cannot be run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmokeResult:
+    """What running an archive gave."""
+
+    seconds: float  # with unpacking and the start of the process
+    peak_memory_bytes: int  # of the process that predicted
+    image: ReferenceImage
+    voxels: dict[str, int]  # of each label value but 0
+    reference: Reference | None  # of the manifest, whether or not it is of this image
+    agreement: float | None = None  # 0 to 1; None where there is nothing to compare with
+    sha256_equal: bool | None = None
+
+    def words(self) -> str:
+        """Return the numbers in a sentence."""
+        took = f"{self.seconds:.1f} s, {self.peak_memory_bytes / 1e6:.0f} MB"
+        labelled = ", ".join(f"{number} of label {value}" for value, number in self.voxels.items())
+        text = f"ran in {took}; voxels: {labelled or 'none labelled'}"
+        if self.agreement is None:
+            return text
+        return f"{text}; agreement with the reference {self.agreement:.4f}" + (", same bytes" * bool(self.sha256_equal))
+
+
+@dataclass(frozen=True)
+class _Output:
+    labels: NDArray[Any]
+    image: ReferenceImage
+    seconds: float
+    peak_memory_bytes: int
+
+
+def findings(archive: Path, *, image: Path | None = None, device: str = "cpu") -> Iterator[Finding]:
+    """Yield what running an archive tells; raise `MregError` where there is no torch or no image to run it on."""
+    workers.require_installed()
+    try:
+        result = run(archive, image=image, device=device)
+    except UnusableArchiveError as error:
+        yield _finding("SMOKE001", error.message, error.hint)
+        return
+    yield from _judge(result)
+    yield _finding("SMOKE006", result.words())
+
+
+def run(archive: Path, *, image: Path | None = None, device: str = "cpu") -> SmokeResult:
+    """Run an archive on an image, or the bundled one; compare with the manifest beside it where that has a reference.
+
+    Raises `UnusableArchiveError` for an archive that cannot be unpacked or predict.
+    """
+    from registry import reference
+
+    output = _predict(archive, image, device)
+    stored = _stored(archive)
+    comparable = stored is not None and stored.image.sha256 == output.image.sha256
+    return SmokeResult(
+        seconds=output.seconds,
+        peak_memory_bytes=output.peak_memory_bytes,
+        image=output.image,
+        voxels=reference.count(output.labels),
+        reference=stored,
+        agreement=reference.agreement(output.labels, stored) if stored and comparable else None,
+        sha256_equal=reference.digest_of(output.labels) == stored.sha256 if stored and comparable else None,
+    )
+
+
+def make_reference(archive: Path, *, image: Path | None = None, allow_code: bool = False) -> Reference:
+    """Return what an archive gives for an image, or the bundled one; raise as `run` does."""
+    from registry import reference
+
+    output = _predict(archive, image, "cpu", allow_code=allow_code)
+    return reference.describe(output.labels, output.image)
+
+
+def kept_reference(archive: Path, manifest: Path, image: Path | None) -> Reference | None:
+    """Return the reference that an earlier manifest has for the same bytes and the same image."""
+    from registry import reference_image
+    from registry.manifest import read
+    from registry.reference import image_of
+    from registry.volumes import read_volume
+
+    earlier = read(manifest) if manifest.is_file() else None
+    entry = earlier.model(archive.name) if earlier else None
+    if not earlier or not entry or not entry.reference or earlier.sha256_of(archive.name) != sha256(archive):
+        return None
+    made_with = entry.reference.image
+    if image is None:
+        return entry.reference if made_with.kind == reference_image.BUNDLED else None
+    return entry.reference if made_with == image_of(read_volume(image), reference_image.FILE) else None
+
+
+def _judge(result: SmokeResult) -> Iterator[Finding]:
+    from registry.reference_image import BUNDLED
+
+    stored = result.reference
+    if result.agreement is None:
+        named = result.image.kind != BUNDLED
+        if not result.voxels and named:
+            yield _finding("SMOKE002", "no voxel is labelled", "if the image shows what the model segments, it is lost")
+        elif not result.voxels:
+            hint = "name an image that shows what the model segments: --image"
+            yield _finding("SMOKE004", "no voxel of the bundled image is labelled", hint)
+        if stored is None:
+            yield _finding("SMOKE005", f"no reference in {MANIFEST_NAME} beside it", "mreg package makes one")
+        else:
+            wanted = f"{stored.image.kind} with SHA-256 {stored.image.sha256}"
+            hint = "name that file: --image" if stored.image.kind != BUNDLED else "leave --image out"
+            yield _finding("SMOKE005", f"the reference was made with another image ({wanted})", hint)
+    elif not result.voxels and stored and stored.voxels:
+        yield _finding("SMOKE002", f"no voxel is labelled, the reference has {stored.voxels}", _hint(stored))
+    elif result.agreement < SAME:
+        message = f"agreement with the reference {result.agreement:.4f}, expected at least {SAME}"
+        yield _finding("SMOKE003", message, _hint(stored))
+    elif not result.voxels:
+        yield _finding("SMOKE004", "no voxel is labelled, as in the reference", "mreg package --reference-image FILE")
+
+
+def _hint(stored: Reference | None) -> str:
+    made = ", ".join(f"{name} {version}" for name, version in stored.versions.items()) if stored else ""
+    return f"other weights, plans or orientation than were packed; the reference was made with {made}"
+
+
+def _finding(code: str, message: str, hint: str = "") -> Finding:
+    return Finding(code=code, level=KINDS[code][0], message=message, hint=hint)
+
+
+def _stored(archive: Path) -> Reference | None:
+    """Return the reference in the manifest beside an archive."""
+    from registry.manifest import read
+
+    path = archive.parent / MANIFEST_NAME
+    entry = read(path).model(archive.name) if path.is_file() else None
+    return entry.reference if entry else None
+
+
+def _predict(archive: Path, image: Path | None, device: str, *, allow_code: bool = False) -> _Output:
+    """Unpack an archive and predict one image with all of its folds."""
+    from registry.inference import Target
+    from registry.reference_image import trial_image
+    from registry.volumes import read_volume
+
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mreg-smoke-") as work:
+        with _unusable(archive, work):
+            model = model_folder(unpack_safely(archive, Path(work, "archive")))
+            _take_best(model)
+            target = Target(folder=model)
+            channels, folds = len(target.dataset_json["channel_names"]), target.folds()
+            if not (model / "plans.json").is_file():
+                raise MregError(f"{model / 'plans.json'}: no such file")
+        chosen = trial_image(image, Path(work), model)
+        out = Path(work, "labels.nii.gz")
+        case = {"name": chosen.path.name, "images": [str(chosen.path)] * channels, "folds": folds, "output": str(out)}
+        job = {"kind": "predict", "model": str(model), "device": device, "mirror": False, "half": False}
+        # One thread: a sum over several depends on the number of cores, and so would the reference.
+        with _unusable(archive, work):
+            answer = workers.call(RECIPE, {**job, "allow_code": allow_code, "threads": 1, "cases": [case]})
+            labels = read_volume(out).array
+    return _Output(labels, chosen.about, time.monotonic() - start, answer["peak_memory_bytes"])
+
+
+@contextmanager
+def _unusable(archive: Path, work: str) -> Iterator[None]:
+    """Say of the archive, and not of the temporary folder, what is wrong with it."""
+    try:
+        yield
+    except MregError as error:
+        message = error.message.removeprefix(f"{archive}: ").replace(f"{work}/archive/", "").replace(f"{work}/", "")
+        raise UnusableArchiveError(message, hint=error.hint) from error
+
+
+def _take_best(model: Path) -> None:
+    """Take the best checkpoints where there are no final ones, as SCT does; the folder is ours."""
+    best = list(model.glob(f"fold_*/{BEST}"))
+    if best and not any(model.glob(f"fold_*/{FINAL}")):
+        for path in best:
+            path.rename(path.with_name(FINAL))
