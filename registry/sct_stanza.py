@@ -95,7 +95,7 @@ class Entry:
         return f"sct_deepseg {printable(self.task)} -install -custom-url {addresses}"
 
 
-TEST = '''\
+TEST = """\
 def test_sct_deepseg_{function}(tmp_path):
     image = tmp_path / {image}
     shutil.copy(sct_test_path({folder}, {image}), image)
@@ -103,7 +103,7 @@ def test_sct_deepseg_{function}(tmp_path):
     for ending in {suffixes}:
         mask = tmp_path / image.name.replace(".nii.gz", ending)
         assert Image(str(mask)).data.any()
-'''
+"""
 PAGE = """\
 .. _sct_deepseg_{task}:
 
