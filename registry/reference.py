@@ -132,7 +132,7 @@ def agreement(labels: NDArray[Any], reference: Reference) -> float:
     if reference.map is None:
         ours, theirs = count(labels), reference.voxels
         same = sum(min(number, theirs.get(value, 0)) for value, number in ours.items())
-        either = sum(max(ours.get(value, 0), theirs.get(value, 0)) for value in ours.keys() | theirs.keys())
+        either = max(sum(ours.values()), sum(theirs.values()))
         return same / either if either else 1.0
     other = decode(reference.map, labels.shape)
     either = int(np.count_nonzero((labels != 0) | (other != 0)))
