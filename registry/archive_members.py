@@ -66,7 +66,7 @@ def collect(run: Run, folds: tuple[Path, ...], dataset_json: dict[str, Any]) -> 
     scrub = learn_names(run, folds)
     members = {
         "dataset.json": _json(scrub.dataset(dataset_json)),
-        "plans.json": _json(json_paths(read_json(run.path / "plans.json"))),
+        "plans.json": packed_plans(run),
     }
     fingerprint = run.path / "dataset_fingerprint.json"
     if fingerprint.is_file():
@@ -80,6 +80,11 @@ def collect(run: Run, folds: tuple[Path, ...], dataset_json: dict[str, Any]) -> 
         for name, data in _fold_files(fold, scrub):
             members[f"{fold.name}/{name}"] = data
     return members
+
+
+def packed_plans(run: Run) -> bytes:
+    """Return plans.json as it is packed, without paths of this machine."""
+    return _json(json_paths(read_json(run.path / "plans.json")))
 
 
 def crop_metadata(root: Path) -> bytes:

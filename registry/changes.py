@@ -74,6 +74,11 @@ class Change:
         return KINDS[self.code].breaking
 
     @property
+    def step(self) -> str:
+        """Return old and new, or once what stayed the same and should not have."""
+        return self.new if self.old == self.new else f"{self.old} → {self.new}"
+
+    @property
     def meaning(self) -> str:
         """Return the reason, or what the code means in general."""
         return self.reason or KINDS[self.code].summary

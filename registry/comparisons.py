@@ -118,10 +118,17 @@ def _plans(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
             yield Change(code="CHANGE025", what=word, old=before, new=after, place=place)
 
 
-def _weights(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
+def same_bytes(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
+    """Yield what is the same under another tag, and should not be."""
     if old.weights and old.weights == new.weights:
         reason = "a new release of old weights: SCT installs it again for everybody"
         yield Change(code="CHANGE026", what="weights", old="the same", new="the same", reason=reason)
+    if old.sha256 and old.sha256 == new.sha256:
+        reason = "the same bytes under another tag: SCT installs them again as a new model"
+        yield Change(code="CHANGE027", what="archive", old="the same", new="the same", reason=reason)
+
+
+def _weights(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
     if _differ(old.parameters, new.parameters):
         yield _change("CHANGE026", "parameters", f"{old.parameters:,}", f"{new.parameters:,}")
     if _differ(old.dtype, new.dtype):
@@ -129,10 +136,7 @@ def _weights(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
 
 
 def _archive(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
-    if old.sha256 and old.sha256 == new.sha256:
-        reason = "the same bytes under another tag: SCT installs them again as a new model"
-        yield Change(code="CHANGE027", what="archive", old="the same", new="the same", reason=reason)
-    elif old.size and new.size and _bytes(old.size) != _bytes(new.size):
+    if old.size and new.size and _bytes(old.size) != _bytes(new.size):
         yield _change("CHANGE027", "size of the archive", _bytes(old.size), _bytes(new.size))
     if _differ(old.layout, new.layout):
         yield _change("CHANGE031", "layout", old.layout, new.layout)
@@ -156,13 +160,19 @@ def _metrics(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
     same = (old.metrics.dataset, old.metrics.split, old.metrics.cases) == (
         new.metrics.dataset, new.metrics.split, new.metrics.cases,
     )  # fmt: skip
-    reason = "" if same else f"measured on other cases: {_cases(old)} then, {_cases(new)} now"
+    other = "" if same else f", but on other cases: {_cases(old)} then, {_cases(new)} now"
     for label, values in new.metrics.mean.items():
         for key, (word, decimals) in MEASURES.items():
             before, after = old.metrics.mean.get(label, {}).get(key), values.get(key)
             if before is not None and after is not None and round(before - after, decimals):
                 said = f"{before:.{decimals}f}", f"{after:.{decimals}f}"
+                reason = f"{'better' if _better(key, before, after) else 'worse'}{other}"
                 yield Change(code="CHANGE028", what=f"{word} of {label}", old=said[0], new=said[1], reason=reason)
+
+
+def _better(measure: str, old: float, new: float) -> bool:
+    """Whether a measure rose, or came nearer to zero where it is a distance or a difference."""
+    return abs(new) < abs(old) if measure in ("hd95_mm", "volume_difference_percent") else new > old
 
 
 def _cases(model: ModelFacts) -> str:

@@ -12,7 +12,7 @@ from registry.changes import KINDS, Change
 from registry.checks import remote
 from registry.checks.repo import RepoFiles
 from registry.checks.rules import printable
-from registry.comparisons import COMPARISONS
+from registry.comparisons import COMPARISONS, same_bytes
 from registry.errors import MregError, NotFoundError
 from registry.findings import Finding
 from registry.stores import open_store
@@ -121,7 +121,10 @@ def _accepted(files: RepoFiles) -> tuple[str, ...]:
 
 def _finding(change: Change, old: Snapshot, *, accepted: bool) -> Finding:
     kind = KINDS[change.code]
-    message = f"{change.what}: {change.old} in {old.title}, {change.new} now ({change.meaning})"
+    step = f"{change.old} in {old.title}, {change.new} now"
+    if change.old == change.new:
+        step = f"{change.new} as in {old.title}"
+    message = f"{change.what}: {step} ({change.meaning})"
     hint = ""
     if accepted:
         message += "; accepted in model.toml"
@@ -144,7 +147,7 @@ def changes(old: Snapshot, new: Snapshot) -> list[Change]:
     pairs, gone, added = _paired(old.models, new.models)
     several = len(old.models) > 1 or len(new.models) > 1
     for before, after in pairs:
-        for compare in COMPARISONS:
+        for compare in (*COMPARISONS, *[same_bytes] * (old.tag != new.tag)):
             found += [replace(c, model=after.asset * several) for c in compare(before, after)]
     found += [Change(code="CHANGE008", what="archive", old=model.asset, new="none") for model in gone]
     found += [Change(code="CHANGE030", what="archive", old="none", new=model.asset) for model in added]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import model_toml, partial, published, refs, runs, snapshots
+from registry import archive_members, model_toml, partial, published, refs, runs, snapshots
 from registry.checks import remote, truth
 from registry.checks.archive import Archive
 from registry.checks.model import ModelFiles
@@ -102,6 +103,7 @@ def of_repo(files: RepoFiles, title: str) -> Snapshot:
             facts = snapshots.filled(facts, replace(trained, places={}))
         except NotFoundError:
             pass  # nothing is trained yet
+    facts = replace(facts, crop=_crop(files.root, cropped=toml.sct.cropped_image))
     facts = replace(facts, variant=toml.release.variant, layout=toml.release.layout)
     return Snapshot(title=title, name=toml.model.name, licence=toml.model.licence, models=(facts,))
 
@@ -116,7 +118,18 @@ def _of_run(run: runs.Run) -> ModelFacts:
     folder = run.trainer_folder
     facts = snapshots.of_files(ModelFiles(DiskTree(run.path), "", folder, released=False))
     folds = tuple(sorted(fold.name.removeprefix("fold_") for fold in run.finished_folds))
-    return replace(facts, folds=folds, metrics=_metrics(run.path), plans_sha256=None, weights=None, dtype=None)
+    plans = hashlib.sha256(archive_members.packed_plans(run)).hexdigest()
+    return replace(facts, folds=folds, metrics=_metrics(run.path), plans_sha256=plans, weights=None, dtype=None)
+
+
+def _crop(root: Path | None, *, cropped: bool) -> str | None:
+    """Return the digest of the margins that the next archive would have, "" for none, None where nobody knows."""
+    if not cropped:
+        return ""
+    try:
+        return hashlib.sha256(archive_members.crop_metadata(root)).hexdigest() if root else None
+    except MregError:
+        return None  # packing says why
 
 
 def _metrics(run: Path) -> Metrics | None:

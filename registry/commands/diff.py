@@ -56,7 +56,7 @@ def _lines(found: list[Change]) -> None:
     for change in found:
         word, _ = CLASSES[change.breaking]
         model = f"{change.model}: " if change.model else ""
-        output.answer(f"{word:<10}  {change.code}  {model}{change.what}: {change.old} → {change.new}")
+        output.answer(f"{word:<10}  {change.code}  {model}{change.what}: {change.step}")
         output.answer(f"                       {change.meaning}")
 
 
@@ -68,11 +68,10 @@ def _table(found: list[Change]) -> None:
 
     if not found:
         return
-    table = Table("change", "old → new", "what it means", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("", "change", "old → new", "what it means", box=box.SIMPLE_HEAD, pad_edge=False)
     for change in found:
-        _, colour = CLASSES[change.breaking]
-        head = Text.assemble(
-            (change.code, colour), f"\n{change.what}", (f"\n{change.model}" * bool(change.model), "dim")
-        )
-        table.add_row(head, Text.assemble((change.old, "dim"), " → ", change.new), Text(change.meaning))
+        word, colour = CLASSES[change.breaking]
+        head = Text.assemble(change.what, (f"\n{change.model}" * bool(change.model), "dim"))
+        said = Text.assemble((word, colour), (f"\n{change.code}", "dim"))
+        table.add_row(said, head, Text(change.step), Text(change.meaning))
     Console().print(table)
