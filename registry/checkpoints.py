@@ -30,6 +30,7 @@ from registry.tensors import (
     tensor_of,
 )  # fmt: skip
 from registry.torch_zip import TorchZip, open_checkpoint
+from registry.weights import Probe, Weights, require_apart, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,18 +91,36 @@ class Checkpoint:
         return max(counts, key=lambda dtype: counts[dtype], default="")
 
 
+@dataclass(frozen=True)
+class Contents:
+    """A parsed checkpoint; it can be asked when the file is closed."""
+
+    archive: TorchZip
+    document: Any  # what the pickle describes, its calls as notes that nobody follows
+    unsafe: tuple[str, ...]
+
+    def describe(self) -> Checkpoint:
+        """Return what nnU-Net reads; raise `IntegrityError` for another program's checkpoint."""
+        return _describe(self.archive, self.document, self.unsafe)
+
+
+def read_contents(source: Path | IO[bytes]) -> Contents:
+    """Parse a checkpoint, whoever wrote it: only its directory and its pickle are read.
+
+    Raises `IntegrityError` for what is no checkpoint.
+    """
+    with open_checkpoint(source) as archive:
+        document, names = parse(archive.pickle)
+        return Contents(archive, document, tuple(str(name) for name in names if str(name) not in INERT))
+
+
 def scan(source: Path | IO[bytes]) -> list[str]:
     """Return what keeps a checkpoint from being inert: every global that `weights_only=True` refuses, by name.
 
     numpy's scalars are among them: harmless, but an older numpy cannot load a newer one's. Nothing is executed.
     Raises `IntegrityError` for what is no checkpoint.
     """
-    with open_checkpoint(source) as archive:
-        return _unsafe(archive)
-
-
-def _unsafe(archive: TorchZip) -> list[str]:
-    return [str(name) for name in parse(archive.pickle)[1] if str(name) not in INERT]
+    return list(read_contents(source).unsafe)
 
 
 def read_metadata(source: Path | IO[bytes]) -> Checkpoint:
@@ -132,23 +151,28 @@ def _describe(archive: TorchZip, document: Any, unsafe: tuple[str, ...]) -> Chec
     )
 
 
-def bad_weights(source: Path | IO[bytes]) -> list[str]:
-    """Return the names of weights that hold NaN or infinity, and say so where all weights are zero."""
-    import numpy as np
-
+def probes(source: Path | IO[bytes]) -> list[Probe]:
+    """Return a probe for each storage of the weights, in the order of the file; only headers are read."""
     with open_checkpoint(source) as archive:
-        checkpoint = _describe(archive, parse(archive.pickle)[0], ())
-        broken, zero = set(), True
-        for storage in checkpoint.storages:
-            if not storage.dtype.startswith("float"):
-                zero = False
-                continue
-            for values in chunks(archive, storage):
-                zero = zero and not values.any()
-                if not np.isfinite(values).all():
-                    broken.add(storage)
-    names = [tensor.name for tensor in checkpoint.tensors if tensor.storage in broken]
-    return [*names, "every weight is zero"] if zero else names
+        storages = _describe(archive, parse(archive.pickle)[0], ()).storages
+        return require_apart(Probe(storage, archive.place(storage.key)) for storage in storages)
+
+
+def read_weights(source: Path | IO[bytes]) -> Weights:
+    """Read all weights, once, and return what their bytes say; raise `IntegrityError` for a damaged checkpoint."""
+    with open_checkpoint(source) as archive:
+        storages = _describe(archive, parse(archive.pickle)[0], ()).storages
+        made = require_apart(Probe(storage, archive.place(storage.key)) for storage in storages)
+        for probe in made:
+            for piece in archive.pieces(probe.place):
+                probe.feed(piece)
+    return summary(made)
+
+
+def bad_weights(checkpoint: Checkpoint, weights: Weights) -> list[str]:
+    """Return the names of weights that hold NaN or infinity, and say so where all weights are zero."""
+    names = [tensor.name for tensor in checkpoint.tensors if tensor.storage in weights.broken]
+    return [*names, "every weight is zero"] if weights.all_zero else names
 
 
 def slim(source: Path, target: Path, *, half: bool = False, keep_optimizer: bool = False) -> Checkpoint:

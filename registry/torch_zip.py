@@ -7,26 +7,35 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from registry.errors import IntegrityError, MregError, NotFoundError
+from registry.windows import ENCRYPTED, data_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ENCRYPTED = 1
 ZIP_START = b"PK\x03\x04"
 LARGEST_PICKLE = 1 << 25  # nnU-Net's have 0.1 MB; one of this size takes up to half a minute and 3 GB to read
 CHUNK = 1 << 22
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError)
 
 
-class TorchZip:
-    """An open checkpoint file."""
+class Place(NamedTuple):
+    """Where a storage's bytes lie in the checkpoint's file, and their checksum as the zip has it."""
 
-    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+    start: int
+    size: int
+    crc: int
+
+
+class TorchZip:
+    """A checkpoint file; what its directory and its pickle say can still be asked when the file is closed."""
+
+    def __init__(self, archive: zipfile.ZipFile, file: IO[bytes], size: int) -> None:
         self.size = size
         self._zip = archive
+        self._file = file
         self._members = self._named(archive.infolist())
         if "constants.pkl" in self._members:
             raise IntegrityError("a TorchScript program, not a checkpoint")
@@ -70,6 +79,29 @@ class TorchZip:
             raise IntegrityError(f"storage {key} is missing")
         if member.file_size != size:
             raise IntegrityError(f"storage {key} has {member.file_size} bytes, expected {size}")
+
+    def place(self, key: str) -> Place:
+        """Return where a storage lies, from the header before its data; the file must be open."""
+        member = self._members.get(f"data/{key}")
+        if member is None:
+            raise IntegrityError(f"storage {key} is missing")
+        if member.compress_size != member.file_size:
+            raise IntegrityError(f"storage {key} has {member.compress_size} bytes, its entry says {member.file_size}")
+        start = data_start(self._file, member)
+        if start + member.file_size > self.size:
+            raise IntegrityError(f"storage {key} goes beyond the file's end")
+        return Place(start, member.file_size, member.CRC)
+
+    def pieces(self, place: Place) -> Iterator[bytes]:
+        """Yield a storage's bytes in pieces of whole elements; nobody verifies them."""
+        self._file.seek(place.start)
+        left = place.size
+        while left:
+            piece = self._file.read(min(CHUNK, left))
+            if not piece:
+                raise EOFError
+            left -= len(piece)
+            yield piece
 
     def storage(self, key: str, size: int) -> Iterator[bytes]:
         """Yield a storage's bytes in pieces of whole elements; the zip's checksum is verified on the way."""
@@ -118,6 +150,6 @@ def _open(file: IO[bytes]) -> TorchZip:
         raise IntegrityError("not a torch checkpoint: it is no zip", hint="copy or download the file again")
     size = file.seek(0, 2)
     try:
-        return TorchZip(zipfile.ZipFile(file), size)
+        return TorchZip(zipfile.ZipFile(file), file, size)
     except (ValueError, LookupError, OverflowError) as error:  # what zipfile lets through for a broken directory
         raise zipfile.BadZipFile(str(error)) from error

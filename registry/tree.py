@@ -8,16 +8,17 @@ import zipfile
 import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, Self
+from typing import IO, TYPE_CHECKING, Protocol, Self, cast
 
 from registry.errors import IntegrityError, NotFoundError
-from registry.unpack import CHUNK_BYTES, HARMLESS_BYTES, MAX_RATIO, require_archive
+from registry.unpack import CHUNK_BYTES, HARMLESS_BYTES, MAX_RATIO
+from registry.windows import ENCRYPTED, Window, data_start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
 LARGEST_TEXT = 20 << 20  # bytes; a JSON or text file of a model is far smaller
+KEPT_TEXT, KEPT = 1 << 20, 16 << 20  # bytes of a member that is kept for the next rule, and of all that are kept
 # Whatever zipfile lets through when a directory or a member is damaged.
 DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, LookupError, OverflowError, RuntimeError,
@@ -106,11 +107,15 @@ class ZipTree:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
+        self.file = path.open("rb", buffering=0)  # nothing is read ahead of what is wanted
         try:
-            self.zip = zipfile.ZipFile(require_archive(path))
+            self.zip = zipfile.ZipFile(self.file)
         except DAMAGE as error:
+            self.file.close()
             raise IntegrityError(f"{path}: not a zip archive, or cut off: {error}", hint="build it again") from error
         self._infos = {info.filename: info for info in self.zip.infolist()}
+        self._copies: dict[str, Path] = {}
+        self._kept: dict[str, bytes] = {}
 
     def __enter__(self) -> Self:
         """Return the tree."""
@@ -121,6 +126,7 @@ class ZipTree:
     ) -> None:
         """Close the archive."""
         self.zip.close()
+        self.file.close()
 
     def names(self) -> list[str]:
         """Return the names of all members, folders (with a slash at the end) among them, as the archive has them."""
@@ -142,36 +148,56 @@ class ZipTree:
         """Return a member's size when unpacked, as the archive declares it."""
         return self._infos[path].file_size
 
+    def is_stored(self, path: str) -> bool:
+        """Whether a member's bytes lie in the archive as they are."""
+        return self._infos[path].compress_type == zipfile.ZIP_STORED
+
+    def use_copy(self, path: str, copy: Path) -> None:
+        """Take a member's bytes from a file that they were inflated to."""
+        self._copies[path] = copy
+
     def open(self, path: str) -> IO[bytes]:
-        """Open a member; a compressed one is copied first, because seeking in it would inflate it over and over."""
+        """Open a member; a compressed one is copied first, because seeking in it would inflate it over and over.
+
+        Nobody compares a stored member's checksum: `read_bytes` and a survey do.
+        """
+        info = self._infos.get(path)
+        if info is None:
+            raise NotFoundError(f"{self.name}: no {path}")
+        try:
+            if path in self._copies:
+                return self._copies[path].open("rb")
+            _require_modest(info)
+            if info.compress_type != zipfile.ZIP_STORED:
+                return _inflated(self.zip.open(info), info)
+            return self._window(info)
+        except DAMAGE as error:
+            raise IntegrityError(f"{path}: damaged: {error}", hint="build or fetch the archive again") from error
+
+    def _window(self, info: zipfile.ZipInfo) -> IO[bytes]:
+        if info.flag_bits & ENCRYPTED:
+            raise zipfile.BadZipFile("encrypted")
+        if info.compress_size != info.file_size:
+            raise zipfile.BadZipFile(f"{info.compress_size} bytes, its entry says {info.file_size}")
+        window = Window(self.file, data_start(self.file, info), info.file_size, info.filename)
+        return cast("IO[bytes]", window)
+
+    def read_bytes(self, path: str) -> bytes:
+        """Return a member's bytes; its checksum is verified. Small ones are kept: many rules read the same files."""
+        if path in self._kept:
+            return self._kept[path]
         info = self._infos.get(path)
         if info is None:
             raise NotFoundError(f"{self.name}: no {path}")
         try:
             _require_modest(info)
-            member = self.zip.open(info)
-            return member if info.compress_type == zipfile.ZIP_STORED else _inflated(member, info)
-        except DAMAGE as error:
-            raise IntegrityError(f"{path}: damaged: {error}", hint="build or fetch the archive again") from error
-
-    def pieces(self, path: str) -> Iterator[bytes]:
-        """Yield a member's bytes to the end, where its checksum is verified; raise `IntegrityError`."""
-        info = self._infos[path]
-        try:
-            _require_modest(info)
             with self.zip.open(info) as file:
-                while piece := file.read(CHUNK_BYTES):
-                    yield piece
+                data = _whole(file, info.file_size, path)
         except DAMAGE as error:
             raise IntegrityError(f"{path}: damaged: {error}", hint="build or fetch the archive again") from error
-
-    def read_bytes(self, path: str) -> bytes:
-        """Return a member's bytes; its checksum is verified."""
-        try:
-            with self.open(path) as file:
-                return _whole(file, self.size(path), path)
-        except DAMAGE as error:
-            raise IntegrityError(f"{path}: damaged: {error}", hint="build or fetch the archive again") from error
+        if len(data) <= KEPT_TEXT and len(data) + sum(map(len, self._kept.values())) <= KEPT:
+            self._kept[path] = data
+        return data
 
     def read_text(self, path: str) -> str:
         """Return a member's text."""

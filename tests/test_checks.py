@@ -274,9 +274,9 @@ def test_a_member_without_a_name_is_reported(pack):
 
 
 def test_a_zip_bomb_is_reported_and_not_inflated(pack, monkeypatch):
-    from registry import tree, unpack
+    from registry import survey, tree, unpack
 
-    for module in (tree, unpack):
+    for module in (survey, tree, unpack):
         monkeypatch.setattr(module, "HARMLESS_BYTES", 1 << 20)
     path = pack()
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:

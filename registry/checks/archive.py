@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from dataclasses import dataclass
+import tempfile
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import names
+from registry import checkpoints, names, survey
 from registry.checks import model, privacy
 from registry.checks.rules import read_object, rule
-from registry.errors import IntegrityError
-from registry.files import sha256
-from registry.manifest import MANIFEST_NAME
+from registry.errors import IntegrityError, MregError
+from registry.manifest import MANIFEST_NAME, Manifest
 from registry.manifest import read as read_manifest
 from registry.tree import ZipTree
 from registry.unpack import safe_members, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from registry.findings import Finding
+    from registry.weights import Probe
 
 Draft = tuple[str, str, str]
 TRAINER = "nnUNetTrainer"
@@ -39,6 +40,7 @@ class Archive:
 
     path: Path
     tree: ZipTree
+    facts: survey.Survey = field(default_factory=survey.Survey)  # what its bytes say
 
     @cached_property
     def wrapper(self) -> str:
@@ -73,6 +75,39 @@ class Archive:
             return None
         prefix, entries = f"{self.wrapper}{folders[0]}/", tuple(self.tree.names())
         return model.ModelFiles(self.tree, prefix, folders[0], released=True, entries=entries)
+
+    @cached_property
+    def manifest(self) -> Manifest | MregError | None:
+        """Return the manifest beside the archive, or why it cannot be read; None where there is none."""
+        path = self.path.parent / MANIFEST_NAME
+        try:
+            return read_manifest(path) if path.is_file() else None
+        except MregError as error:
+            return error
+
+    def read(self, folder: Path) -> None:
+        """Read the whole archive, once; checkpoints that are compressed are copied to `folder` on the way."""
+        found = self.model
+        paths = [found.at(path) for path in found.files if path.endswith(model.CHECKPOINTS)] if found else []
+        probes: dict[str, list[Probe]] = {}
+        packed: dict[str, Path] = {}
+        for path in paths:
+            if not self.tree.is_stored(path):
+                packed[path] = folder / str(len(packed))
+                continue
+            with suppress(MregError), self.tree.open(path) as file:  # CKPT001 says what is wrong with it
+                probes[path] = checkpoints.probes(file)
+        with ExitStack() as stack:
+            copies = {path: stack.enter_context(copy.open("wb")) for path, copy in packed.items()}
+            infos, digests = self.tree.zip.infolist(), self.manifest is not None
+            self.facts = survey.survey(self.tree.file, infos, probes, digests=digests, copies=copies)
+        for path, copy in packed.items():
+            if not self.facts.members[path].damage:
+                self.tree.use_copy(path, copy)
+        if found is not None:
+            found.weights.update(self.facts.weights)
+            entry = self.manifest.model(self.path.name) if isinstance(self.manifest, Manifest) else None
+            found.entry = entry
 
 
 @rule("ARCHIVE001")
@@ -153,15 +188,16 @@ def fits_github(archive: Archive) -> Iterator[Draft]:
 @rule("MANIFEST001")
 def bytes_are_the_manifests(archive: Archive) -> Iterator[Draft]:
     """The archive and its members are those of the manifest beside it."""
-    path = archive.path.parent / MANIFEST_NAME
-    if not path.is_file():
+    manifest = archive.manifest
+    if isinstance(manifest, MregError):
+        raise manifest
+    if manifest is None:
         return
-    manifest = read_manifest(path)
     entry = manifest.model(archive.path.name)
     if entry is None:
         yield MANIFEST_NAME, f"does not name {archive.path.name}", "keep an archive and its manifest together"
         return
-    if sha256(archive.path) == manifest.sha256_of(archive.path.name):
+    if archive.facts.sha256 == manifest.sha256_of(archive.path.name):
         return
     yield "", "other bytes than its manifest says", AGAIN
     wanted = {member.path: member.sha256 for member in entry.members}
@@ -171,19 +207,8 @@ def bytes_are_the_manifests(archive: Archive) -> Iterator[Draft]:
             yield name, "the manifest names it, the archive does not have it", AGAIN
         elif name not in wanted:
             yield name, "the manifest does not name it", AGAIN
-        elif _digest(archive.tree, name) != wanted[name]:
+        elif archive.facts.members[name].sha256 != wanted[name]:
             yield name, "other bytes than the manifest says", AGAIN
-
-
-def _digest(tree: ZipTree, name: str) -> str:
-    """Return a member's SHA-256, "" where it cannot be read to its end."""
-    digest = hashlib.sha256()
-    try:
-        for piece in tree.pieces(name):
-            digest.update(piece)
-    except IntegrityError:
-        return ""
-    return digest.hexdigest()
 
 
 @rule("ARCHIVE008", "warning")
@@ -204,11 +229,8 @@ def crop_metadata_is_found(archive: Archive) -> Iterator[Draft]:
 def members_are_whole(archive: Archive) -> Iterator[Draft]:
     """Every member can be read to its end and has the checksum that the archive names."""
     for path in archive.tree.files():
-        try:
-            for _ in archive.tree.pieces(path):
-                pass
-        except IntegrityError as error:
-            yield path, error.message.removeprefix(f"{path}: "), error.hint
+        if damage := archive.facts.members[path].damage:
+            yield path, damage, AGAIN
 
 
 @rule("ARCHIVE010")
@@ -230,8 +252,9 @@ RULES = [
 
 def findings(path: Path) -> Iterator[Finding]:
     """Yield all findings on an archive."""
-    with ZipTree(path) as tree:
+    with ZipTree(path) as tree, tempfile.TemporaryDirectory(prefix="mreg-check-") as folder:
         archive = Archive(path, tree)
+        archive.read(Path(folder))
         for entry in RULES:
             yield from entry.run(archive)
         if archive.model is not None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from registry import checkpoints
 from registry.checks.rules import rule
 from registry.errors import MregError
-from registry.pickles import Call, parse
+from registry.pickles import Call
 from registry.scrub import CASE_LISTS, paths
-from registry.torch_zip import open_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +35,8 @@ def checkpoint_is_whole(model: ModelFiles) -> Iterator[Draft]:
 @rule("CKPT002")
 def checkpoint_executes_nothing(model: ModelFiles) -> Iterator[Draft]:
     """A checkpoint calls nothing when it is loaded, whoever loads it."""
-    for path in model.checkpoints:
-        dangerous = [name for name in _calls(model, path) if name not in HARMLESS]
+    for path, contents in model.parsed.items():
+        dangerous = [name for name in contents.unsafe if name not in HARMLESS]
         if dangerous:
             yield path, f"would call {_listed(dangerous)} when it is loaded", "do not load it, and ask who made it"
 
@@ -45,20 +44,26 @@ def checkpoint_executes_nothing(model: ModelFiles) -> Iterator[Draft]:
 @rule("CKPT003")
 def checkpoint_is_inert(model: ModelFiles) -> Iterator[Draft]:
     """A released checkpoint loads with weights_only=True."""
-    for path in model.checkpoints if model.released else ():
-        calls = _calls(model, path)
+    for path, contents in model.parsed.items() if model.released else ():
+        calls = list(contents.unsafe)
         if calls and HARMLESS.issuperset(calls):
             yield path, f"torch refuses it with weights_only=True: {_listed(calls)}", "mreg package slims it"
 
 
 @rule("CKPT004")
 def weights_are_numbers(model: ModelFiles) -> Iterator[Draft]:
-    """No weight is NaN or infinite, and not all are zero."""
-    for path in model.described:
-        with model.tree.open(path) as file:
-            bad = checkpoints.bad_weights(file)
-        if bad:
-            what = bad[0] if bad == ["every weight is zero"] else f"NaN or infinity in {_listed(bad)}"
+    """No weight is NaN or infinite, not all are zero, and the bytes are those that were saved."""
+    for path, found in model.described.items():
+        try:
+            weights = model.weights_of(path)
+        except MregError as error:
+            yield path, error.message.removeprefix(f"{path}: "), error.hint
+            continue
+        if weights.damaged:
+            what = f"damaged: storages {_listed(list(weights.damaged))} have other bytes than their checksums say"
+            yield path, what, "copy it again from where it was trained"
+        if bad := checkpoints.bad_weights(found, weights):
+            what = bad[0] if weights.all_zero else f"NaN or infinity in {_listed(bad)}"
             yield path, what, "the training diverged, or the file is damaged: train or pack it again"
 
 
@@ -73,9 +78,8 @@ def checkpoint_is_slim(model: ModelFiles) -> Iterator[Draft]:
 @rule("CKPT006")
 def checkpoint_tells_nothing(model: ModelFiles) -> Iterator[Draft]:
     """A released checkpoint names no path of the machine and no case that it was trained on."""
-    for path in model.described if model.released else ():
-        with model.tree.open(path) as file, open_checkpoint(file) as archive:
-            texts, lists = _told(parse(archive.pickle)[0])
+    for path, contents in model.parsed.items() if model.released else ():
+        texts, lists = _told(contents.document)
         if texts:
             yield path, f"names paths: {_listed(texts)}", "mreg package takes them out"
         if lists:
@@ -86,15 +90,6 @@ RULES = [
     checkpoint_is_whole, checkpoint_executes_nothing, checkpoint_is_inert, weights_are_numbers, checkpoint_is_slim,
     checkpoint_tells_nothing,
 ]  # fmt: skip
-
-
-def _calls(model: ModelFiles, path: str) -> list[str]:
-    """Return what a checkpoint calls beyond tensors; of one that cannot be read nothing, which CKPT001 reports."""
-    try:
-        with model.tree.open(path) as file:
-            return checkpoints.scan(file)
-    except MregError:
-        return []
 
 
 def _told(document: Any) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,14 @@ from registry.trainer_code import FILE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from registry.checkpoints import Checkpoint
+    from registry.checkpoints import Checkpoint, Contents
     from registry.findings import Finding
+    from registry.manifest import ModelEntry
     from registry.tree import Tree
+    from registry.weights import Weights
 
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
+CHECKPOINTS = (".pth", ".pt")
 MOST_SHOWN = 2  # files of one image that SCT's report takes
 
 
@@ -35,6 +38,8 @@ class ModelFiles:
     folder: str  # TRAINER__PLANS__CONFIGURATION
     released: bool  # whether strangers get these files
     entries: tuple[str, ...] = ()  # of an archive: its names as they stand, those of empty folders among them
+    weights: dict[str, Weights] = field(default_factory=dict)  # what is known of checkpoints' bytes already
+    entry: ModelEntry | None = None  # what a manifest says of the model
 
     @cached_property
     def files(self) -> list[str]:
@@ -69,22 +74,45 @@ class ModelFiles:
         return sorted("/".join(parts) for parts in found if parts[1] == FINAL)
 
     @cached_property
-    def checkpoints(self) -> dict[str, Checkpoint | MregError]:
-        """Return path → description, or why there is none; nothing is executed.
+    def contents(self) -> dict[str, Contents | MregError]:
+        """Return path → parsed checkpoint, or why there is none; nothing is executed.
 
         Of what strangers get every checkpoint counts, of a run the final ones: the latest may be half written.
         """
-        found: dict[str, Checkpoint | MregError] = {}
-        wanted = [path for path in self.files if path.endswith((".pth", ".pt"))]
+        found: dict[str, Contents | MregError] = {}
+        wanted = [path for path in self.files if path.endswith(CHECKPOINTS)]
         if not self.released:
             wanted = [f"{fold}/{FINAL}" for fold, names in self.folds.items() if FINAL in names]
         for path in map(self.at, wanted):
             try:
                 with self.tree.open(path) as file:
-                    found[path] = checkpoints.read_metadata(file)
+                    found[path] = checkpoints.read_contents(file)
             except MregError as error:
                 found[path] = error
         return found
+
+    @property
+    def parsed(self) -> dict[str, Contents]:
+        """Return the checkpoints that could be parsed, whatever they hold."""
+        return {path: found for path, found in self.contents.items() if not isinstance(found, MregError)}
+
+    @cached_property
+    def checkpoints(self) -> dict[str, Checkpoint | MregError]:
+        """Return path → description of nnU-Net's checkpoint, or why there is none."""
+        found: dict[str, Checkpoint | MregError] = {}
+        for path, contents in self.contents.items():
+            try:
+                found[path] = contents if isinstance(contents, MregError) else contents.describe()
+            except MregError as error:
+                found[path] = error
+        return found
+
+    def weights_of(self, path: str) -> Weights:
+        """Return what a described checkpoint's bytes say, read now unless they are known; raise `IntegrityError`."""
+        if path not in self.weights:
+            with self.tree.open(path) as file:
+                self.weights[path] = checkpoints.read_weights(file)
+        return self.weights[path]
 
     @property
     def described(self) -> dict[str, Checkpoint]:

@@ -9,8 +9,7 @@ from registry import lines, scrub
 from registry.checks.png import texts as png_texts
 from registry.checks.rules import Draft, line_of, read_object, rule
 from registry.errors import MregError
-from registry.pickles import Call, parse
-from registry.torch_zip import open_checkpoint
+from registry.pickles import Call
 from registry.tree import LARGEST_TEXT
 
 if TYPE_CHECKING:
@@ -196,9 +195,8 @@ def no_people(tree: Tree) -> Iterator[Draft]:
 @rule("PRIVACY010")
 def checkpoint_tells_of_nobody(model: ModelFiles) -> Iterator[Draft]:
     """The metadata of a released checkpoint name no subject, address, computer or DICOM identifier."""
-    for path in model.described if model.released else ():
-        with model.tree.open(path) as file, open_checkpoint(file) as archive:
-            texts = "\n".join(_strings(parse(archive.pickle)[0]))
+    for path, contents in model.parsed.items() if model.released else ():
+        texts = "\n".join(_strings(contents.document))
         kinds = {"subjects": SUBJECT, "e-mail addresses": EMAIL, "DICOM identifiers": UID, "patients": ATTRIBUTE}
         for kind, pattern in {**kinds, "computers": HOST}.items():
             found = sorted({match[0] for match in pattern.finditer(texts) if not NOBODYS.search(match[0])})
