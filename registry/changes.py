@@ -37,6 +37,7 @@ KINDS = {
     "CHANGE007": Kind(True, "numbered folds have become fold_all, or the other way round"),
     "CHANGE008": Kind(True, "an archive of the release has no successor"),
     "CHANGE009": Kind(True, "crop_metadata.json is missing and was there before"),
+    "CHANGE010": Kind(True, "the target cannot be compared, because it cannot be read"),
     "CHANGE020": Kind(False, "there is no release to compare with"),
     "CHANGE021": Kind(False, "the trainer is another one, or needs no code of its own any more"),
     "CHANGE022": Kind(False, "SCT writes a file more"),

@@ -32,9 +32,13 @@ def findings(target: str | Path | Tree, ref: str, registry: str | None) -> Itera
 
     `latest`, or a name without a tag, is the newest release that is not the target's own and not yanked; a model
     without one has a note. Changes that the target's model.toml accepts are notes. Raises `NotFoundError` for a ref
-    that is none, and what reading the two can raise.
+    that is none, and what reading the release can raise; a target that cannot be read is a finding.
     """
-    new, accepted, registry = _subject(target, registry)
+    try:
+        new, accepted, registry = _subject(target, registry)
+    except MregError as error:
+        yield Finding(code="CHANGE010", message=printable(error.message), hint=error.hint)
+        return
     old = previous(new, ref, registry)
     if old is None:
         yield Finding(code="CHANGE020", level="note", message=f"no release of {new.name or ref} to compare with")
@@ -61,7 +65,7 @@ def compare(old: Snapshot, new: Snapshot, registry: str | None = None) -> list[C
 
 def previous(new: Snapshot, ref: str, registry: str | None) -> Snapshot | None:
     """Return the release to compare with, None where a model has none yet."""
-    parsed = refs.RepoRef(new.name) if ref == LATEST else refs.parse(ref)
+    parsed = refs.RepoRef(new.name) if ref == LATEST else None if "/" in ref else refs.parse(ref)
     if not isinstance(parsed, refs.RepoRef) or parsed.tag:
         return snapshot_sources.read(ref, registry)
     if not parsed.name:

@@ -134,8 +134,8 @@ def _crop(root: Path | None, *, cropped: bool) -> str | None:
 
 def _metrics(run: Path) -> Metrics | None:
     path = run / "evaluation.json"
-    document = read_json(path) if path.is_file() else {}
     try:
+        document = read_json(path) if path.is_file() else {}
         return Metrics(
             dataset=document["dataset"],
             split=document["split"],
@@ -143,7 +143,7 @@ def _metrics(run: Path) -> Metrics | None:
             folds=tuple(document["folds"]),
             mean=document["mean"],
         )
-    except (KeyError, TypeError, ValueError):  # not evaluated; packing tells of what cannot be read
+    except (KeyError, TypeError, ValueError, MregError):  # not evaluated; packing tells of what cannot be read
         return None
 
 

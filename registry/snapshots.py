@@ -196,7 +196,7 @@ def _labels(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             continue
         try:
             found[name] = tuple(int(item) for item in (value if isinstance(value, list | tuple) else [value]))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found[name] = ()  # LABEL001 says so
     return found
 

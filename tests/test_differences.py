@@ -5,15 +5,19 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from fixtures_release import TAG, publish
 from fixtures_run import NAME, TRAINER_FOLDER
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from registry import differences, snapshots
 from registry.changes import KINDS
 from registry.manifest import MANIFEST_NAME
 from registry.manifest import read as read_manifest
+from registry.snapshot_sources import of_path
 from registry.snapshots import ModelFacts, Snapshot
 from registry.yank import yank
 
@@ -286,11 +290,48 @@ def test_a_repository_without_a_clone_is_compared_too(released, tiny_run, tmp_pa
     assert found["CHANGE003"]["path"] == "dataset.json"
 
 
+def test_a_target_that_cannot_be_read_keeps_its_other_findings(released, repo_with_run, mreg):
+    (repo_with_run / "model.toml").write_text("name = ")
+    result = mreg("check", repo_with_run, "--against", NAME, "--registry", released.location, "--json")
+    assert {"CHANGE010", "REPO001"} <= {finding["code"] for finding in json.loads(result.stdout)["findings"]}
+
+
 def test_nobody_knows_which_model_an_archive_without_a_name_is(released, tiny_package, tmp_path, mreg):
     shutil.copy(tiny_package.archive, tmp_path / "model.zip")
     result = mreg("check", tmp_path / "model.zip", "--against", "latest", "--registry", released.location)
     assert result.exit_code == 1
     assert "nobody says which model" in result.stderr
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    labels=ANY | st.dictionaries(st.sampled_from(["background", "sc", "lvl1", "ignore"]), ANY),
+    channels=ANY,
+    code=ANY,
+    configuration=st.dictionaries(st.sampled_from(["patch_size", "spacing", "architecture", "inherits_from"]), ANY),
+)
+def test_whatever_a_strangers_archive_says_can_be_compared(labels, channels, code, configuration):
+    dataset = {"labels": labels, "channel_names": channels, "image_orientation": code, "numTraining": code}
+    plans = {"dataset_name": code, "configurations": {"3d_fullres": configuration}}
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f"{NAME}-{TAG}.zip")
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"{TRAINER_FOLDER}/dataset.json", json.dumps(dataset))
+            archive.writestr(f"{TRAINER_FOLDER}/plans.json", json.dumps(plans))
+        found = of_path(path)
+    known = Snapshot(
+        title="known", models=(replace(BASE, labels={"sc": (1,)}, channels={"0": "T2w"}, orientation="RPI"),)
+    )
+    for pair in ((found, known), (known, found), (found, found)):
+        for change in differences.changes(*pair):
+            json.dumps(change.as_json())
 
 
 def rewritten(path: Path, name: str, change) -> None:
@@ -309,8 +350,6 @@ def digest(path: Path) -> str:
 
 
 def test_a_snapshot_of_an_archive_says_what_its_manifest_says(tiny_package):
-    from registry.snapshot_sources import of_path
-
     manifest = snapshots.of_manifest(read_manifest(tiny_package.manifest), "manifest")
     (said,), (found,) = manifest.models, of_path(tiny_package.archive).models
     assert replace(found, places={}, network=None) == said
