@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from datetime import date, time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -18,9 +20,9 @@ FILE_NAME = "model.toml"
 
 
 class Section(BaseModel):
-    """A table of model.toml: unknown keys are errors."""
+    """A table of model.toml: unknown keys are errors, and no value is converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ModelSection(Section):
@@ -93,7 +95,7 @@ class PathsSection(Section):
 class TrainSection(BaseModel):
     """The recipe and its settings; the settings are checked by the recipe's own model."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     recipe: str = Field("nnunet", description="bundled trainer")
 
@@ -101,7 +103,7 @@ class TrainSection(BaseModel):
     def _settings_fit_the_recipe(self) -> TrainSection:
         if self.recipe not in RECIPES:
             raise ValueError(f"recipe {self.recipe!r} is unknown; there are: {', '.join(RECIPES)}")
-        RECIPES[self.recipe].settings.model_validate(self.settings)
+        RECIPES[self.recipe].settings.model_validate_json(json.dumps(self.settings), strict=True)
         return self
 
     @property
@@ -159,11 +161,23 @@ def read(path: Path) -> ModelToml:
 
 
 def validate(document: dict[str, Any], where: str = FILE_NAME) -> ModelToml:
-    """Check a parsed model.toml."""
+    """Check a parsed model.toml, to the same verdict as its JSON Schema (but for the name, which no schema knows)."""
     try:
-        return ModelToml.model_validate(document)
+        # As JSON: there a list may become a tuple, and still `true` is no number and "5" none either.
+        return ModelToml.model_validate_json(json.dumps(_plain(document, where)))
     except ValidationError as error:
         raise MregError(f"{where}: " + describe(error), hint="docs/model-toml.md lists every key") from error
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return a TOML value as JSON has it, where 1.0 and 1 are one number."""
+    if isinstance(value, dict):
+        return {key: _plain(item, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, date | time):
+        raise MregError(f"{where}: {value}: a date or time, and no key takes one", hint="write it in quotes")
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def describe(error: ValidationError) -> str:
