@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from registry import checks, model_toml, notes, published, refs, sct_stanza, snapshot_sources
 from registry.errors import MregError, NotFoundError
-from registry.sct_conditions import Verdict, judge
+from registry.sct_conditions import CROP_RULE, REACHABLE, Verdict, cropped, in_one_archive, judge, reachable
 from registry.stores import canonical_location, open_store
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 TEST_FILE = "testing/cli/test_sct_deepseg.py"
 PAGE_FOLDER = "documentation/source/user_section/command-line/deepseg"
 MODELS_FILE = "spinalcordtoolbox/deepseg/models.py"
-CROP_RULE = "ARCHIVE008"
 _DOWNLOAD = re.compile(r"(https?://[^/]+/[^/]+/([^/]+))/releases/download/([^/]+)/[^/]+")
 
 
@@ -88,7 +87,9 @@ def integrate(text: str, registry: str | None = None, *, full: bool = False) -> 
         raise MregError(f"{text}: no archive: SCT installs a .zip", hint="mreg release publishes one")
     findings = checks.check(subject.target, full=full, registry=registry).findings
     entry = _entry(subject, findings)
-    several, crop = _several(subject, entry), _crop(subject, entry, findings)
+    models = subject.snapshot.models
+    several = in_one_archive([model.trainer_folder or "" for model in models], merged=entry.key == sct_stanza.MERGED)
+    crop = cropped([m.asset for m in models if not m.crop], findings, wanted=entry.cropped_image)
     return Integration(
         ref=text,
         name=subject.name,
@@ -122,7 +123,7 @@ def _released(release: Release, store: Store, name: str) -> Subject:
         urls=urls,
         page=store.repo(name).url,
         toml=_toml(store, name),
-        where=_reachable([addresses[0] for addresses in urls]),
+        where=reachable([addresses[0] for addresses in urls]),
     )
 
 
@@ -173,24 +174,6 @@ def _toml(store: Store, name: str) -> ModelToml | None:
         return None
 
 
-REACHABLE = "a public address, which wants no token"
-
-
-def _reachable(urls: Iterable[str]) -> Verdict:
-    """Ask for one byte of every archive, as somebody whom the server does not know."""
-    from registry import web
-
-    reasons = []
-    for url in urls:
-        if urlsplit(url).scheme == "file":
-            return Verdict(title=REACHABLE, state="not asked", reasons=("a folder registry has no web address",))
-        try:
-            web.Ranges(url).close()
-        except MregError as error:
-            reasons.append(error.message)
-    return Verdict(title=REACHABLE, state="fail" if reasons else "pass", reasons=tuple(reasons))
-
-
 def _entry(subject: Subject, findings: Iterable[Finding]) -> Entry:
     models, toml = subject.snapshot.models, subject.toml
     written = toml.model.description if toml else ""
@@ -229,33 +212,3 @@ def _long(description: str, model: ModelFacts) -> str:
             cases = f"{model.metrics.cases} case{'s' * (model.metrics.cases != 1)}"
             parts.append(f"Mean Dice of {label}: {dice:.3f} ({cases} of {model.metrics.dataset})")
     return ". ".join(part.rstrip(".") for part in parts) + "."
-
-
-def _several(subject: Subject, entry: Entry) -> Verdict:
-    """Judge a release of several archives, which SCT merges for one model only."""
-    title, folders = "all folds are in one archive", {m.trainer_folder for m in subject.snapshot.models}
-    if len(entry.urls) == 1:
-        return Verdict(title=title, state="pass")
-    if entry.key != sct_stanza.MERGED:
-        reason = f"{len(entry.urls)} archives: SCT unpacks several into one model for {sct_stanza.MERGED} only"
-        return Verdict(title=title, state="fail", reasons=(reason,))
-    title = "the archives of the folds have one trainer folder"
-    if len(folders) > 1:
-        return Verdict(title=title, state="fail", reasons=(", ".join(sorted(str(folder) for folder in folders)),))
-    return Verdict(title=title, state="pass")
-
-
-def _crop(subject: Subject, entry: Entry, findings: Iterable[Finding]) -> Verdict:
-    """Judge what SCT needs to crop images around the cord first, where the model wants that."""
-    title = "crop_metadata.json beside the trainer folder, with six paddings"
-    if not entry.cropped_image:
-        return Verdict(title=title, state="not asked", reasons=("cropped_image is false",))
-    found = [finding for finding in findings if finding.code == CROP_RULE]
-    reasons = [f"{finding.path}: {finding.message}" for finding in found]
-    reasons += [f"none in {m.asset}" for m in subject.snapshot.models if not m.crop and not found]
-    return Verdict(
-        title=title,
-        state="fail" if reasons else "pass",
-        codes=(CROP_RULE,) if found else (),
-        reasons=tuple(reasons),
-    )

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from registry.errors import MregError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from registry.findings import Finding
 
 State = Literal["pass", "fail", "not read", "not asked"]
 NOT_READ = "REMOTE001"
+CROP_RULE = "ARCHIVE008"
+REACHABLE = "a public address, which wants no token"
 FILE_ENDING = "file_ending"  # nnU-Net's own commands want the key, SCT does not
 MOST_TOLD = 3  # reasons of one condition
 
@@ -111,3 +116,42 @@ def _verdict(condition: Condition, findings: list[Finding], *, partial: bool) ->
         codes=tuple(sorted({finding.code for finding in against})),
         reasons=tuple(f"{f.path}: {f.message}" if f.path else f.message for f in against[:MOST_TOLD]),
     )
+
+
+def reachable(urls: Iterable[str]) -> Verdict:
+    """Ask for one byte of every archive, as somebody whom the server does not know."""
+    from registry import web
+
+    reasons = []
+    for url in urls:
+        if urlsplit(url).scheme == "file":
+            return Verdict(title=REACHABLE, state="not asked", reasons=("a folder registry has no web address",))
+        try:
+            web.Ranges(url).close()
+        except MregError as error:
+            reasons.append(error.message)
+    return Verdict(title=REACHABLE, state="fail" if reasons else "pass", reasons=tuple(reasons))
+
+
+def in_one_archive(trainer_folders: Sequence[str], *, merged: bool) -> Verdict:
+    """Judge the trainer folders of a release's archives: SCT merges several into one model where `merged`."""
+    if len(trainer_folders) == 1:
+        return Verdict(title="all folds are in one archive", state="pass")
+    if not merged:
+        reason = f"{len(trainer_folders)} archives: SCT takes each for a model of its own"
+        return Verdict(title="all folds are in one archive", state="fail", reasons=(reason,))
+    title, different = "the archives of the folds have one trainer folder", sorted(set(trainer_folders))
+    if len(different) == 1:
+        return Verdict(title=title, state="pass")
+    return Verdict(title=title, state="fail", reasons=(", ".join(different),))
+
+
+def cropped(without: Iterable[str], findings: Iterable[Finding], *, wanted: bool) -> Verdict:
+    """Judge what SCT needs to crop images around the cord first; `without` are archives that lack it."""
+    title = "crop_metadata.json beside the trainer folder, with six paddings"
+    if not wanted:
+        return Verdict(title=title, state="not asked", reasons=("cropped_image is false",))
+    reasons = [f"{finding.path}: {finding.message}" for finding in findings if finding.code == CROP_RULE]
+    codes = (CROP_RULE,) if reasons else ()
+    reasons = reasons or [f"none in {asset}" for asset in without]
+    return Verdict(title=title, state="fail" if reasons else "pass", codes=codes, reasons=tuple(reasons))

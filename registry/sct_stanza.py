@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from registry import names, words
 from registry.checks.rules import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 # Vocabulary's contrasts → SCT's words for them; SCT knows no others, and shows what it is given.
 CONTRASTS = {"epi": "bold", "mp2rage": "UNIT1", "unit1": "UNIT1", "agnostic": "any"}
@@ -21,6 +22,7 @@ OTHER_IMAGE = "t2/t2.nii.gz"
 MERGED = "model_seg_ms_lesion"
 DISEASES = {"lesion", "tumor", "edema", "cavity", "compression"}
 MATTERS = {"gm", "wm"}
+WIDTH = 90  # of a piece of text
 PRIORITY = 10  # place among the tasks of a group; SCT's developers choose it
 
 
@@ -167,19 +169,28 @@ def literal(value: Any, depth: int = 0) -> str:
     if isinstance(value, list | tuple):
         return _sequence(value, depth)
     if isinstance(value, str):
-        return printable(json.dumps(value, ensure_ascii=False))
+        return _text(value, depth) if len(value) > WIDTH and " " in value else _quoted(value)
     return repr(value)
+
+
+def _text(value: str, depth: int) -> str:
+    """Return a long text as pieces, one a line, that Python joins."""
+    pieces = [""]
+    for word in re.findall(r" *[^ ]+| +", value):
+        if len(pieces[-1]) + len(word) > WIDTH:
+            pieces.append("")
+        pieces[-1] += word
+    indent = "    " * (depth + 1)
+    return "(\n" + "".join(f"{indent}{_quoted(piece)}\n" for piece in pieces if piece) + "    " * depth + ")"
+
+
+def _quoted(value: str) -> str:
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 def _sequence(values: Sequence[Any], depth: int) -> str:
     line = "[" + ", ".join(literal(value, depth) for value in values) + "]"
-    if len(line) + 4 * depth < 100 and "\n" not in line:  # noqa: PLR2004 - of a line in SCT's code
+    if len(line) + 4 * depth < WIDTH + 10 and "\n" not in line:
         return line
     indent = "    " * (depth + 1)
     return "[\n" + "".join(f"{indent}{literal(value, depth + 1)},\n" for value in values) + "    " * depth + "]"
-
-
-def long_description(description: str, facts: Mapping[str, str]) -> str:
-    """Return a paragraph: what the model is, and what a user should know of its making."""
-    parts = [description.rstrip(".")] + [f"{key}: {value}" for key, value in facts.items() if value]
-    return ". ".join(parts) + "."
