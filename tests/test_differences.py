@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from fixtures_release import TAG, publish
 from fixtures_run import NAME, TRAINER_FOLDER
+from fixtures_stores import new_worktree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -279,8 +280,6 @@ def test_a_repository_without_a_clone_is_compared_too(released, tiny_run, tmp_pa
     name = "model_seg_sc_t2_unet3d"
     files = {"model.toml": (tiny_run.parents[1] / "model.toml").read_text().replace(NAME, name)}
     files["dataset.json"] = (tiny_run / "dataset.json").read_text().replace("RPI", "LPI")
-    from fixtures_stores import new_worktree
-
     (tmp_path / "other").mkdir()
     new_worktree(tmp_path / "other", {path: text.encode() for path, text in files.items()})
     released.create_repo(name, description="", topics=())
@@ -288,6 +287,28 @@ def test_a_repository_without_a_clone_is_compared_too(released, tiny_run, tmp_pa
     found = against(mreg, name, f"{NAME}@{TAG}", released)
     assert {"CHANGE003", "CHANGE033"} == set(found)
     assert found["CHANGE003"]["path"] == "dataset.json"
+
+
+def test_an_address_and_a_repository_of_github_are_compared_with_their_releases(
+    released_github, tiny_package, tiny_run, tmp_path, mreg
+):
+    publish(released_github, NEXT, *next_package(tiny_package, tmp_path / "next", change=turned))
+    address = next(a.url for a in released_github.releases(NAME)[-1].assets if a.name.endswith(".zip"))
+    assert address.startswith("http")
+    assert "CHANGE003" in against(mreg, address, "latest", released_github)
+    document = json.loads(mreg("diff", address, f"{NAME}@{NEXT}", "--json").stdout)
+    assert document["old"] == address
+    assert "CHANGE003" in {change["code"] for change in document["changes"]}
+    files = {path: (tiny_run.parents[1] / path).read_bytes() for path in ("model.toml",)}
+    files["dataset.json"] = (tiny_run / "dataset.json").read_bytes()
+    (tmp_path / "other").mkdir()
+    new_worktree(tmp_path / "other", files)
+    released_github.create_repo("model_seg_sc", description="", topics=())
+    released_github.push_first_commit("model_seg_sc", tmp_path / "other")
+    found = json.loads(mreg("check", "ivadomed/model_seg_sc", "--against", "latest", "--json").stdout)["findings"]
+    (change,) = [finding for finding in found if finding["code"] == "CHANGE003"]
+    assert f"{NAME}@{NEXT}" in change["message"]  # the name in model.toml
+    assert change["path"] == "dataset.json"
 
 
 def test_a_target_that_cannot_be_read_keeps_its_other_findings(released, repo_with_run, mreg):
