@@ -27,6 +27,7 @@ TEST_FILE = "testing/cli/test_sct_deepseg.py"
 PAGE_FOLDER = "documentation/source/user_section/command-line/deepseg"
 MODELS_FILE = "spinalcordtoolbox/deepseg/models.py"
 _DOWNLOAD = re.compile(r"(https?://[^/]+/[^/]+/([^/]+))/releases/download/([^/]+)/[^/]+")
+_TAG = re.compile(r"([-_](r\d+\w*|v\d[\w.]*))?\.zip$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ def _at_address(text: str, snapshot: Snapshot) -> Subject:
     return Subject(
         target=text,
         snapshot=replace(snapshot, tag=snapshot.tag or (known[3] if known else "")),
-        name=(known[2] if known else snapshot.name) or urlsplit(text).path.rpartition("/")[2].removesuffix(".zip"),
+        name=(known[2] if known else snapshot.name) or _TAG.sub("", urlsplit(text).path.rpartition("/")[2]),
         urls=((text,),),
         page=known[1] if known else "",
         where=Verdict(title=REACHABLE, state="pass"),  # it was read without a token
@@ -150,7 +151,7 @@ def _local(path: Path, snapshot: Snapshot, registry: str | None) -> Subject:
         toml = model_toml.find_repo(path.parent).toml
     except NotFoundError:
         toml = None
-    name = snapshot.name or (toml.model.name if toml else path.stem)
+    name = snapshot.name or (toml.model.name if toml else _TAG.sub("", path.name))
     kind, _, org = canonical_location(registry).partition(":")
     page = f"https://github.com/{org}/{name}" if kind == "github" else ""
     url = f"{page}/releases/download/{snapshot.tag or 'TAG'}/{path.name}" if page else path.resolve().as_uri()

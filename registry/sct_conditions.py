@@ -7,6 +7,7 @@ no second implementation.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ NOT_READ = "REMOTE001"
 CROP_RULE = "ARCHIVE008"
 REACHABLE = "a public address, which wants no token"
 FILE_ENDING = "file_ending"  # nnU-Net's own commands want the key, SCT does not
+IN_TRAINER = re.compile(r"^([^/]+/)?nnUNetTrainer[^/]*/")
 MOST_TOLD = 3  # reasons of one condition
 
 
@@ -114,8 +116,14 @@ def _verdict(condition: Condition, findings: list[Finding], *, partial: bool) ->
         title=condition.title,
         state="fail",
         codes=tuple(sorted({finding.code for finding in against})),
-        reasons=tuple(f"{f.path}: {f.message}" if f.path else f.message for f in against[:MOST_TOLD]),
+        reasons=_told(against[:MOST_TOLD]),
     )
+
+
+def _told(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return what findings say, with paths as seen from the trainer folder."""
+    paths = [(IN_TRAINER.sub("", finding.path), finding.message) for finding in findings]
+    return tuple(f"{path}: {message}" if path else message for path, message in paths)
 
 
 def reachable(urls: Iterable[str]) -> Verdict:
@@ -151,7 +159,6 @@ def cropped(without: Iterable[str], findings: Iterable[Finding], *, wanted: bool
     title = "crop_metadata.json beside the trainer folder, with six paddings"
     if not wanted:
         return Verdict(title=title, state="not asked", reasons=("cropped_image is false",))
-    reasons = [f"{finding.path}: {finding.message}" for finding in findings if finding.code == CROP_RULE]
-    codes = (CROP_RULE,) if reasons else ()
-    reasons = reasons or [f"none in {asset}" for asset in without]
-    return Verdict(title=title, state="fail" if reasons else "pass", codes=codes, reasons=tuple(reasons))
+    found = tuple(f"{finding.path}: {finding.message}" for finding in findings if finding.code == CROP_RULE)
+    reasons = found or tuple(f"none in {asset}" for asset in without)
+    return Verdict(title=title, state="fail" if reasons else "pass", codes=(CROP_RULE,) * bool(found), reasons=reasons)

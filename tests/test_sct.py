@@ -207,6 +207,10 @@ def test_a_dataset_json_that_sct_stumbles_over_breaks_a_condition(documents, cod
     status, document = answer(mreg, rewritten(tiny_package.archive, tmp_path, **documents))
     assert status == 1
     assert code in broken(document)
+    reasons = [
+        reason for condition in document["conditions"] if code in condition["codes"] for reason in condition["reasons"]
+    ]
+    assert all(reason.startswith("dataset.json: ") for reason in reasons)
 
 
 def test_a_key_that_only_nnunet_wants_breaks_none(mreg, tiny_package, tmp_path):
@@ -220,6 +224,11 @@ def test_a_key_that_only_nnunet_wants_breaks_none(mreg, tiny_package, tmp_path):
     assert not checks.check(path).ok
     status, _ = answer(mreg, path)
     assert status == 0
+
+
+def test_an_archive_that_nobody_named_well_is_called_as_its_file(mreg, tiny_package, tmp_path):
+    _, document = answer(mreg, rewritten(tiny_package.archive, tmp_path, "EPI_cord-v0.2.zip"))
+    assert (document["name"], document["tag"], document["key"]) == ("EPI_cord", "v0.2", "model_EPI_cord")
 
 
 def test_text_tells_conditions_files_and_code(mreg, tiny_package):
