@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from registry import doctor
 from registry.cli import group
 
 
@@ -48,6 +49,7 @@ def test_what_is_missing_comes_with_the_command_that_mends_it(folder, monkeypatc
 
 
 def test_the_token_is_asked_for_its_rights(hub, monkeypatch, folder) -> None:
+    monkeypatch.setattr(doctor, "_training", list)  # torch takes seconds to tell of its device
     _, found = points("--registry", f"github:{hub.org}")
     assert found["token"]["state"] == "missing"
     assert "GITHUB_TOKEN" in found["token"]["mend"]
