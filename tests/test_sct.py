@@ -106,6 +106,15 @@ def test_the_address_of_a_github_release_is_asked_for_without_a_token(mreg, rele
     assert not any("authorization" in {key.lower() for key in r.headers} for r in asked)
 
 
+def test_a_release_that_strangers_cannot_fetch_breaks_a_condition(mreg, released_github, hub):
+    hub.fault("GET", f"/releases/download/{TAG}/", "status", times=99, status=404)  # as of a private repository
+    status, document = answer(mreg, NAME, "--registry", released_github.location)
+    assert status == 1
+    assert [title for title, state in states(document).items() if state == "fail"] == [
+        "a public address, which wants no token"
+    ]
+
+
 def test_model_toml_names_task_citation_and_cropping(mreg, tiny_package, tmp_path):
     toml = MODEL_TOML.replace(
         "[data]", 'citation = "Løvelace 1843"\n\n[sct]\ntask = "cord"\ncropped_image = true\n\n[data]'

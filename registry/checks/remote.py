@@ -134,7 +134,10 @@ def asset_reader(store: Store, release: Release, asset: Asset) -> partial.Reader
     if asset.url.startswith("http"):
         from registry import web
 
-        ranges = web.Ranges(asset.url)
+        try:
+            ranges = web.Ranges(asset.url)
+        except MregError:  # a private repository's: only the API, which knows our token, gives it
+            return partial.Reader(read, asset.size)
         if ranges.size == asset.size:
             return partial.Reader(ranges.read, asset.size)
     return partial.Reader(read, asset.size)
