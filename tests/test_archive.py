@@ -439,7 +439,7 @@ def test_package_prints_the_archive_of_the_newest_run(
     mreg, repo_with_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repo_with_run / "runs")
-    result = mreg("package")
+    result = mreg("package", "--no-reference")
     assert result.exit_code == 0, result.stderr
     found = Path(result.stdout.strip())
     assert found.parent.parent == repo_with_run / "dist"
@@ -449,7 +449,9 @@ def test_package_prints_the_archive_of_the_newest_run(
 
 
 def test_package_answers_json_and_takes_flags(mreg, run: Path, tmp_path: Path) -> None:
-    result = mreg("package", run, "--tag", TAG, "-o", tmp_path / "out", "--variant", "x", "--half", "--json")
+    result = mreg(
+        "package", run, "--tag", TAG, "-o", tmp_path / "out", "--variant", "x", "--half", "--no-reference", "--json"
+    )
     answer = json.loads(result.stdout)
     assert Path(answer["archive"]) == tmp_path / "out" / f"{NAME}-x-{TAG}.zip"
     assert answer["size"] == Path(answer["archive"]).stat().st_size
@@ -461,7 +463,7 @@ def test_package_follows_model_toml(mreg, repo_with_run: Path, monkeypatch: pyte
         file.write('\n[release]\ntags = "semver"\nlayout = "dataset"\nvariant = "v"\n')
     monkeypatch.chdir(repo_with_run)
     assert "--tag v1.0.0" in mreg("package").stderr
-    result = mreg("package", "--tag", "v1.2.3")
+    result = mreg("package", "--tag", "v1.2.3", "--no-reference")
     assert Path(result.stdout.strip()) == repo_with_run / "dist" / "v1.2.3" / f"{NAME}-v-v1.2.3.zip"
     with zipfile.ZipFile(result.stdout.strip()) as opened:
         assert all(name.startswith(DATASET) for name in opened.namelist())
@@ -483,5 +485,5 @@ def test_package_refuses(mreg, repo_with_run: Path, monkeypatch: pytest.MonkeyPa
 def test_a_run_without_a_repo_needs_a_folder(mreg, run: Path, tmp_path: Path) -> None:
     alone = shutil.copytree(run, tmp_path / "alone")
     assert "name one: -o DIR" in mreg("package", alone).stderr
-    result = mreg("package", alone, "--tag", TAG, "-o", tmp_path / "out")
+    result = mreg("package", alone, "--tag", TAG, "-o", tmp_path / "out", "--no-reference")
     assert Path(result.stdout.strip()).name == ZIP

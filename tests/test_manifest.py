@@ -4,12 +4,13 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from registry import archive, manifest
+from registry import archive, manifest, reference
 from registry.errors import IntegrityError, NotFoundError
 from registry.runs import read_run
 from registry.schemas import load, validate
@@ -22,7 +23,15 @@ odd_values = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def document(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    made = archive.build(read_run(tiny_run), "model_seg_sc_t2", "r20261121", tmp_path_factory.mktemp("manifest"))
+    image = manifest.ReferenceImage(kind="mni152", shape=(4, 4, 4), sha256="0" * 64)
+    labels = np.arange(64).reshape(4, 4, 4) % 3
+    made = archive.build(
+        read_run(tiny_run),
+        "model_seg_sc_t2",
+        "r20261121",
+        tmp_path_factory.mktemp("manifest"),
+        reference=lambda _: reference.describe(labels, image),
+    )
     return json.loads(made.manifest.read_bytes())
 
 
@@ -97,6 +106,13 @@ def test_text_and_parse_are_inverse(document: dict) -> None:
 def test_anything_else_is_one_error(text: str, message: str) -> None:
     with pytest.raises(IntegrityError, match=f"^m.json: .*{message}"):
         manifest.parse(text.encode("latin1"), "m.json")
+
+
+def test_a_manifest_from_before_there_were_references_is_read(document: dict) -> None:
+    old = copy.deepcopy(document)
+    del old["models"][0]["reference"]
+    assert manifest.parse(json.dumps(old).encode()).models[0].reference is None
+    assert validate("manifest", old, manifest.MANIFEST_NAME) == []
 
 
 def test_an_unknown_key_is_named(document: dict) -> None:

@@ -1,10 +1,13 @@
 """model.toml: what is refused, and that file, page and schema say the same."""
 
+import copy
 import importlib.util
 import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from registry import keys
@@ -96,3 +99,58 @@ def test_the_generated_page_and_schema_are_current():
     spec.loader.exec_module(module)
     for path, text in module.generated().items():
         assert path.read_text() == text, "python docs/generate.py"
+
+
+WHOLE = tomllib.loads(keys.toml_text(keys.EXAMPLE))
+WHOLE["train"] |= {
+    "planner": "resenc_m", "trainer": "nnUNetTrainer", "folds": [0, "all"], "epochs": 5, "batch_size": 2,
+    "patch_size": [16, 16, 16], "features": [4, 8, 16], "initial_lr": 0.01, "seed": 1, "workers": 0, "compile": True,
+    "checkpoint_minutes": 2.5, "trackers": ["wandb"],
+}  # fmt: skip
+ODD = [True, 1, 0, -1, 1.0, 1.5, "", "x", "1", [], [1], ["a"], {}, {"a": 1}]
+
+
+def places(value, path=()):
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+# The name is judged by the naming convention, which no schema can hold.
+PLACES = [path for path in places(WHOLE) if path and path != ("model", "name")]
+
+
+def accepted(document):
+    try:
+        validate(document)
+    except MregError:
+        return False
+    return True
+
+
+def test_a_whole_file_passes_the_schema_and_the_model():
+    assert accepted(WHOLE)
+    assert SCHEMA.is_valid(WHOLE)
+
+
+@given(path=st.sampled_from(PLACES), how=st.sampled_from(["replace", "remove", "add"]), value=st.sampled_from(ODD))
+@settings(max_examples=300, deadline=None)
+def test_schema_and_model_give_the_same_verdict(path, how, value):
+    document = copy.deepcopy(WHOLE)
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    if how == "remove":
+        del place[path[-1]]
+    elif how == "add" and isinstance(place, dict):
+        place["another"] = value
+    else:
+        place[path[-1]] = value
+    assert accepted(document) == SCHEMA.is_valid(document), (path, how, value)
+
+
+@pytest.mark.parametrize("text", ["epochs = true", 'epochs = "5"', "compile = 1", "seed = 2026-01-31"])
+def test_no_value_is_converted(text):
+    with pytest.raises(MregError, match=text.partition(" ")[0] if "-" not in text else "a date or time"):
+        validate(tomllib.loads(f'[model]\nname = "model_seg_sc_t2"\n[train]\n{text}\n'))

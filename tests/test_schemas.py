@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from fixtures_run import FINGERPRINT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from registry import schemas
+from registry import schema_page, schemas
 from registry.schemas import validate
 
 DATASET = {
@@ -21,6 +22,62 @@ DATASET = {
     "image_orientation": "RPI",
 }
 PLANS = json.loads((Path(__file__).parent / "data" / "plans" / "sc_t2w.json").read_text())
+CLASSIFICATION = {
+    "name": "Spine",
+    "modality": {"0": "MRI", "1": "CT"},
+    "classification_labels": [
+        {"name": "Lesion", "ordinal": False, "values": {"0": "absent", "1": "present"}},
+        {"name": "Level", "ordinal": True, "values": {"0": "C", "1": "T", "2": "L"}},
+    ],
+    "labels": {"0": "background", "1": "cord"},
+    "numTraining": 1,
+    "training": [{"image": "./imagesTr/a_0001.nii.gz", "label": "./labelsTr/a_0001.nii.gz", "Lesion": 1, "Level": 2}],
+}
+IMAGE = {
+    "name": "a.nii.gz",
+    "image_path": "$nnssl_raw/Dataset530_Spine/a.nii.gz",
+    "modality": "T2w",
+    "associated_masks": {"anonymization_mask": None, "anatomy_mask": None},
+}
+PRETRAIN = {
+    "collection_index": 530,
+    "collection_name": "Dataset530_Spine",
+    "datasets": {
+        "one": {
+            "dataset_index": "one",
+            "subjects": {"s": {"subject_id": "s", "sessions": {"1": {"session_id": 1, "images": [IMAGE]}}}},
+        }
+    },
+}
+RELEASE = {
+    "tag": "r20260131",
+    "date": "2026-01-31",
+    "url": "",
+    "yanked": None,
+    "assets": [{"name": "a.zip", "size": 1, "sha256": "0" * 64, "url": "https://example.org/a.zip"}],
+    "models": [
+        {
+            "asset": "a.zip",
+            "variant": "",
+            "configuration": "2d",
+            "orientation": "RPI",
+            "channels": {"0": "T2w"},
+            "labels": {"background": 0, "sc": [1, 2]},
+            "metrics": {"dataset": "d", "split": "test", "cases": 1, "mean": {"sc": {"dice": 0.9, "hd95_mm": None}}},
+        }
+    ],
+}
+REPO = {"name": "model_seg_sc_t2", "status": "valid", "fields": {"anatomy": ["sc"]}, "description": "", "url": "",
+        "archived": False, "releases": [RELEASE]}  # fmt: skip
+INDEX = {"schema_version": 1, "generated": "2026-01-31T12:00:00Z", "registry": "github:ivadomed", "repos": [REPO]}
+DOCUMENTS = {
+    "dataset": DATASET,
+    "classification_dataset": CLASSIFICATION,
+    "pretrain_data": PRETRAIN,
+    "dataset_fingerprint": FINGERPRINT,
+    "plans": PLANS,
+    "index": INDEX,
+}
 ORIENTATIONS = [
     a + b + c
     for a in "RLAPIS"
@@ -40,7 +97,120 @@ def test_every_schema_is_one_and_explains_itself(name):
     Draft202012Validator.check_schema(schema)
     assert schema["title"]
     assert schema["description"]
-    assert all("title" in about or "$ref" in about for about in schema["properties"].values())
+    silent = [path for path, about in parts(schema) if not about.keys() & {"title", "description", "$ref"}]
+    assert silent == []
+
+
+def parts(schema, path=""):
+    """Yield the path and schema of every property, at any depth."""
+    if isinstance(schema, list):
+        for number, item in enumerate(schema):
+            yield from parts(item, f"{path}/{number}")
+    elif isinstance(schema, dict):
+        for key, item in schema.items():
+            if key == "properties" and path.rpartition("/")[2] not in ("then", "else") and "/then/" not in path:
+                yield from ((f"{path}/{name}", about) for name, about in item.items())
+            yield from parts(item, f"{path}/{key}")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_whole_document_has_no_finding_and_none_of_its_required_keys_can_be_missing(name):
+    assert validate(name, DOCUMENTS[name], "") == []
+    for key in schemas.load(name)["required"]:
+        less = {k: v for k, v in DOCUMENTS[name].items() if k != key}
+        assert "SCHEMA001" in codes(validate(name, less, "")), key
+
+
+def at(document, path, value):
+    """Return the document with another value at a path a.0.b; None takes the key away."""
+    changed = copy.deepcopy(document)
+    *parents, last = path.split(".")
+    place = changed
+    for key in parents:
+        place = place[int(key) if isinstance(place, list) else key]
+    if value is None:
+        del place[last]
+    else:
+        place[int(last) if isinstance(place, list) else last] = value
+    return changed
+
+
+SESSION = "datasets.one.subjects.s.sessions.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "message"),
+    [
+        ("classification_dataset", "modality", {"1": "MRI"}, "modality: key '0' is missing"),
+        ("classification_dataset", "modality", {"0": "a", "2": "b"}, "numbers|names of the channels"),
+        ("classification_dataset", "tensorImageSize", "2D", 'tensorImageSize: "2D", expected "3D"'),
+        ("classification_dataset", "classification_labels", [], "a length of at least 1"),
+        ("classification_dataset", "classification_labels.0.name", "image", "other than image and label"),
+        ("classification_dataset", "classification_labels.0.ordinal", 0, "expected true or false"),
+        ("classification_dataset", "classification_labels.0.values", {"0": "a"}, "key '1' is missing"),
+        ("classification_dataset", "classification_labels.1.values", {"0": "a", "1": "b", "3": "c"}, "values"),
+        ("classification_dataset", "training.0.Lesion", True, "training[0].Lesion: true, expected an integer"),
+        ("classification_dataset", "training.0.Lesion", "1", 'training[0].Lesion: "1", expected an integer'),
+        ("classification_dataset", "training.0.Lesion", -1, "at least 0"),
+        ("classification_dataset", "training.0.image", "/data/imagesTr/a.nii.gz", "path in imagesTr"),
+        ("classification_dataset", "training.0.label", None, "training[0]: key 'label' is missing"),
+        ("classification_dataset", "labels", None, "no mask, as there is no key labels"),
+        ("classification_dataset", "labels", {"1": "cord"}, "labels: key '0' is missing"),
+        ("classification_dataset", "training", [], "a length of at least 1"),
+        ("pretrain_data", "collection_name", "Spine", "folder of the collection such as"),
+        ("pretrain_data", "datasets", {}, "a length of at least 1"),
+        ("pretrain_data", f"{SESSION}.images", {}, "expected a list"),
+        ("pretrain_data", f"{SESSION}.images.0.colour", "red", "unknown key 'colour'"),
+        ("pretrain_data", f"{SESSION}.images.0.name", "b/a.nii.gz", "name of the file"),
+        ("pretrain_data", f"{SESSION}.images.0.image_path", "a.nii.gz", "path that begins with $nnssl_raw/"),
+        ("pretrain_data", f"{SESSION}.images.0.associated_masks", {"anatomy_mask": None}, "'anonymization_mask'"),
+        ("pretrain_data", f"{SESSION}.images.0.associated_masks.anatomy_mask", 1, "expected text or null"),
+        ("dataset_fingerprint", "spacings.1", [1, 1], "a length of at least 3"),
+        ("dataset_fingerprint", "spacings.0.0", 0, "more than 0"),
+        ("dataset_fingerprint", "shapes_after_crop.0.0", 1.5, "expected an integer"),
+        ("dataset_fingerprint", "foreground_intensity_properties_per_channel.0.std", None, "key 'std' is missing"),
+        ("dataset_fingerprint", "foreground_intensity_properties_per_channel", {"T2w": {}}, "channel numbers, as text"),
+        ("dataset_fingerprint", "median_relative_size_after_cropping", 1.5, "at most 1"),
+        ("index", "schema_version", 2, "expected 1"),
+        ("index", "generated", "yesterday", "time in UTC such as"),
+        ("index", "repos.0.status", "fine", 'one of "valid", "warn", "invalid"'),
+        ("index", "repos.0.releases.0.yanked", "", "a length of at least 1"),
+        ("index", "repos.0.releases.0.assets.0.sha256", "0" * 63, "SHA-256 of the bytes"),
+        ("index", "repos.0.releases.0.assets.0.size", -1, "at least 0"),
+        ("index", "repos.0.releases.0.models.0.colour", 1, "unknown key 'colour'"),
+        ("index", "repos.0.releases.0.models.0.labels.sc", "1", "expected an integer or a list"),
+    ],
+)  # fmt: skip
+def test_a_bad_document_is_named_with_its_place(name, path, value, message):
+    findings = validate(name, at(DOCUMENTS[name], path, value), "")
+    assert findings
+    assert any(part in finding.message for finding in findings for part in message.split("|")), findings
+
+
+def test_real_collections_and_classification_datasets_have_no_finding(test_data):
+    paths = {
+        "classification_dataset": sorted(test_data.glob("auc23/raw/*/*/dataset.json")),
+        "pretrain_data": sorted(test_data.glob("nnssl_raw/*/pretrain_data.json")),
+    }
+    for name, found in paths.items():
+        assert found
+        for path in found:
+            assert validate(name, json.loads(path.read_text()), path.name) == []
+
+
+def test_a_classification_dataset_without_masks_needs_neither_labels_nor_paths_of_masks():
+    assert (
+        validate("classification_dataset", at(at(CLASSIFICATION, "labels", None), "training.0.label", None), "") == []
+    )
+
+
+def test_the_page_of_schemas_has_a_row_for_each_key_at_the_top():
+    page = schema_page.page()
+    for name in schemas.names():
+        for key in schemas.load(name)["properties"]:
+            assert f"\n| `{key}` | " in page, (name, key)
+    assert "\n| `models[].reference.map.runs` | text | yes | " in page
+    assert "\n| `train.epochs` | an integer or null |  | epochs (nnU-Net: 1000) |" in page
 
 
 def test_a_whole_dataset_json_has_no_finding():
@@ -54,8 +224,10 @@ def test_real_datasets_have_no_finding(test_data):
         assert validate("dataset", json.loads(path.read_text()), path.name) == []
 
 
-def test_plans_as_nnunet_writes_them_have_no_finding():
-    assert validate("plans", PLANS, "plans.json") == []
+@pytest.mark.parametrize("name", ["sc_t2w", "resenc_m"])
+def test_plans_as_nnunet_writes_them_have_no_finding(name):
+    plans = json.loads((Path(__file__).parent / "data" / "plans" / f"{name}.json").read_text())
+    assert validate("plans", plans, "plans.json") == []
 
 
 def test_all_48_orientations_fit_and_no_other_three_letters_do():
@@ -177,9 +349,11 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(schemas.load("dataset")["properties"])), json_values) | json_values)
-@settings(deadline=None, max_examples=150)
-def test_any_json_is_judged_without_a_traceback(document):
-    for finding in validate("dataset", document, "dataset.json"):
+@given(st.sampled_from(schemas.names()), st.data())
+@settings(deadline=None, max_examples=200)
+def test_any_json_is_judged_without_a_traceback(name, data):
+    keys = st.sampled_from(sorted(schemas.load(name)["properties"]))
+    document = data.draw(st.dictionaries(keys, json_values) | json_values)
+    for finding in validate(name, document, "f.json"):
         assert finding.code.startswith("SCHEMA00")
         assert finding.message
