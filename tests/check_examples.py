@@ -45,20 +45,39 @@ def examples() -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*/example.json"))}
 
 
+def tiny_weights() -> dict[str, Any]:
+    """Return ones for each weight of the tiny run's network."""
+    import torch
+    from fixtures_run import plans
+
+    from registry.networks import shapes
+
+    architecture = plans()["configurations"]["3d_fullres"]["architecture"]
+    return {name: torch.ones(shape) for name, shape in shapes(architecture, 1, 2).items()}
+
+
 def checkpoint_bytes(parts: dict[str, Any]) -> bytes:
     """Return a checkpoint as torch writes it.
 
-    `weights` replaces the numbers (text for NaN), `calls` adds a call of os.system, `numpy` a numpy scalar; every other
-    part stands in the file as it is.
+    The weights are those of the tiny network; `weights` replaces the first numbers (text for NaN), `zero` empties those
+    of these names, `shapes` gives them other shapes. `calls` adds a call of os.system, `numpy` a numpy scalar; every
+    other part stands in the file as it is.
     """
     import numpy as np
     import torch
 
     parts = dict(parts)
-    weights = [float(number) for number in parts.pop("weights", [1.0, 2.0])]
+    weights = tiny_weights()
+    first = next(iter(weights.values())).flatten()
+    for number, value in enumerate(parts.pop("weights", [])):
+        first[number] = float(value)
+    for name in parts.pop("zero", []):
+        weights[name].zero_()
+    for name, shape in parts.pop("shapes", {}).items():
+        weights[name] = torch.ones(shape)
     extra = {"calls": Called, "numpy": lambda: np.float64(1)}
     document = {
-        "network_weights": {"conv.weight": torch.tensor(weights)},
+        "network_weights": weights,
         "trainer_name": "nnUNetTrainer",
         "init_args": {"configuration": "3d_fullres"},
         "inference_allowed_mirroring_axes": (0, 1, 2),

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from check_examples import tiny_weights
 from fixtures_run import NAME, TRAINER_FOLDER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -55,7 +56,7 @@ def saved(**parts: object) -> bytes:
     import torch
 
     base = {
-        "network_weights": {"conv.weight": torch.ones(2, 3)},
+        "network_weights": tiny_weights(),
         "trainer_name": "nnUNetTrainer",
         "init_args": {"configuration": "3d_fullres"},
         "inference_allowed_mirroring_axes": (0, 1, 2),

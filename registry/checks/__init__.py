@@ -145,6 +145,7 @@ def all_rules() -> list[Rule[Any]]:
         at_hand,
         checkpoint,
         contract,
+        fit,
         json_files,
         model,
         naming,
@@ -160,7 +161,7 @@ def all_rules() -> list[Rule[Any]]:
 
     rules: list[Rule[Any]] = [
         *naming.RULES, *truth.RULES, *repo.RULES, *papers.RULES, *at_hand.REPO_RULES, *run.RULES, *at_hand.RUN_RULES,
-        *contract.RULES, *json_files.RULES, *model.RULES, *network.RULES, *checkpoint.RULES, *trainer.RULES,
+        *contract.RULES, *json_files.RULES, *model.RULES, *network.RULES, *checkpoint.RULES, *fit.RULES, *trainer.RULES,
         *archive.RULES, *privacy.RULES, *privacy.CHECKPOINT_RULES, *release.RULES,
     ]  # fmt: skip
     return sorted(rules, key=lambda rule: rule.code)

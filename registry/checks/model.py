@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from registry import checkpoints
-from registry.checks import checkpoint, contract, json_files, network, privacy, trainer, truth
+from registry.checks import checkpoint, contract, fit, json_files, network, privacy, trainer, truth
 from registry.checks.rules import Draft, line_of, read_object, rule, text_of
 from registry.errors import MregError
 from registry.labels import output_suffixes
@@ -282,7 +282,7 @@ RULES = [
 
 def findings(model: ModelFiles, name: str = "") -> Iterator[Finding]:
     """Yield what all rules find, and what the schemas and the labels' semantics say; `name` is the model's."""
-    for entry in (*json_files.RULES, *RULES, *network.RULES, *checkpoint.RULES, *privacy.CHECKPOINT_RULES):
+    for entry in (*json_files.RULES, *RULES, *network.RULES, *checkpoint.RULES, *fit.RULES, *privacy.CHECKPOINT_RULES):
         yield from entry.run(model)
     yield from trainer.findings(model.trainer_file)
     if model.dataset_json is not None:

@@ -60,7 +60,7 @@ def load_model(folder: Path, folds: list[str], *, half: bool = False, allow_code
     configuration = plans.get_configuration(name)
     if configuration.previous_stage_name is not None:
         raise TrainingError(f"{folder}: configuration {name} is a cascade, which needs another model's output")
-    network = _build(folder, plans, configuration, dataset_json, first["trainer_name"], allow_code)
+    network = build(folder, plans, configuration, dataset_json, first["trainer_name"], allow_code=allow_code)
     weights = {}
     for fold, checkpoint in checkpoints.items():
         path = folder / f"fold_{fold}" / FINAL
@@ -80,15 +80,16 @@ def load_model(folder: Path, folds: list[str], *, half: bool = False, allow_code
     )  # fmt: skip
 
 
-def _build(
+def build(
     folder: Path,
     plans: PlansManager,
     configuration: ConfigurationManager,
     dataset_json: dict[str, Any],
     trainer: str,
+    *,
     allow_code: bool,
 ) -> nn.Module:
-    """Build the network from the plans, or with the trainer class that builds its own."""
+    """Build the network from the plans, or with the trainer class that builds its own; raise `TrainingError`."""
     inputs = determine_num_input_channels(plans, configuration, dataset_json)
     outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
     own = find_builder(trainer, folder / "trainer_class.py", allow_code=allow_code)

@@ -1,8 +1,8 @@
 """Runs one job of the `nnunet` recipe in a process of its own: `python -P worker.py JOB.json`.
 
-The job says what to do (`kind`: train or predict) and where its result goes (`result`): a JSON document with `ok`
-and either the answer or `error` and `hint`. Talk goes to stderr. The process owns its environment, so nnU-Net's folder
-variables are set here and a user's own never reach it.
+The job says what to do (`kind`: train, predict or shapes) and where its result goes (`result`): a JSON document with
+`ok` and either the answer or `error` and `hint`. Talk goes to stderr. The process owns its environment, so nnU-Net's
+folder variables are set here and a user's own never reach it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ def main(job_path: Path) -> int:
             from trainers.segmentation import train
 
             answer = train.run(job)
+        elif job["kind"] == "shapes":
+            from trainers.segmentation import shapes
+
+            answer = shapes.run(job)
         else:
             from trainers.segmentation import predict
 
