@@ -19,6 +19,11 @@ class Finding:
     line: int | None = None
     hint: str = ""  # the way out
 
+    def __post_init__(self) -> None:
+        """Escape what strangers' files brought in: half a character cannot be written, a terminal obeys others."""
+        for name in ("message", "path", "hint"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -35,3 +40,8 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Return the document of `mreg check --json`."""
         return {"target": self.target, "ok": self.ok, "findings": [asdict(f) for f in self.findings]}
+
+
+def _plain(text: str) -> str:
+    """Return a text whose letters and line ends stand as they are, everything else escaped."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)

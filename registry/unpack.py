@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import unicodedata
 import zipfile
@@ -24,6 +25,11 @@ MAX_RATIO = 50
 HARMLESS_BYTES = 256 << 20
 TRAINER = "nnUNetTrainer"
 _ENCRYPTED = 0x1
+# Whatever zipfile lets through when a directory or a member is damaged; an OSError may be the disk's, too.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, LookupError, OverflowError, RuntimeError,
+    NotImplementedError,
+)  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -31,7 +37,9 @@ def is_archive(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path):
             return True
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (*_DAMAGE, OSError):
         return False
 
 
@@ -92,7 +100,9 @@ def _open(archive: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(archive)
     except FileNotFoundError:
         raise NotFoundError(f"{archive}: no such file") from None
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+    except PermissionError:
+        raise
+    except (*_DAMAGE, OSError) as error:  # a directory that is said to begin before the file
         raise IntegrityError(f"{archive}: not a zip archive, or cut off: {error}", hint="fetch it again") from error
 
 
@@ -150,12 +160,20 @@ def _unsafe(archive: Path, what: str) -> IntegrityError:
 def _extract(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, archive: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with source.open(info) as reader, target.open("xb") as writer:
+        with _member(source, info) as reader, target.open("xb") as writer:
             _copy(reader, writer, info.file_size)
             writer.flush()
             os.fsync(writer.fileno())
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise IntegrityError(f"{archive}: member {info.filename!r}: {error}", hint="fetch it again") from error
+
+
+def _member(source: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Open a member; one that is said to begin before the file is damaged, and no trouble of the disk."""
+    try:
+        return source.open(info)
+    except OSError as error:
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def _copy(reader: IO[bytes], writer: IO[bytes], declared: int) -> None:
