@@ -75,6 +75,7 @@ CONDITIONS = (
     Condition(title="trainer_class.py imports only what SCT brings", codes=("TRAINER004",)),
     Condition(title="SCT's nnU-Net has the network and the preprocessing",
               codes=("NET001", "NET002", "NET005", *SCHEMAS), file="plans.json"),
+    Condition(title="the weights fit the network of the plans", codes=("CKPT008",), weights=True),
     Condition(title="the configuration is no cascade", codes=("NET003",)),
     Condition(title="one input channel", codes=("MODEL007",)),
     Condition(title="labels and channels have a meaning",
