@@ -8,8 +8,12 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from registry import names
+from registry.attestation import SUFFIX as ATTESTATION
 from registry.errors import ConflictError, MregError
 from registry.files import sha256
+from registry.manifest import MANIFEST_NAME
+from registry.signing import SIGNATURE_NAME
+from registry.stores import INDEX_BLOCK
 from registry.stores.contract import check_asset, newest_first
 
 if TYPE_CHECKING:
@@ -46,7 +50,8 @@ class Plan:
     tag: str
     published: Release | None = None  # it is all there: nothing to do
     draft: Release | None = None  # to be continued; None: to be created
-    surplus: tuple[Release, ...] = field(default=())  # further drafts of the tag, to be deleted
+    surplus: tuple[Release, ...] = field(default=())  # further drafts of the tag that mreg made, to be deleted
+    strangers: tuple[Release, ...] = field(default=())  # further drafts of the tag that people made: they stay
     broken: tuple[Asset, ...] = field(default=())  # to be deleted from the draft
     missing: tuple[LocalAsset, ...] = field(default=())  # to be uploaded
     latest: bool = True  # whether it becomes the model's newest release
@@ -56,6 +61,7 @@ class Plan:
         if self.published:
             return (f"{self.tag} is published with the same bytes: nothing to do",)
         lines = [f"delete the second draft of {self.tag} (id {draft.id})" for draft in self.surplus]
+        lines += [f"leave another draft of {self.tag} (id {draft.id}): not mreg's" for draft in self.strangers]
         lines.append(f"continue the draft of {self.tag}" if self.draft else f"create a draft of {self.tag}")
         lines += [f"delete {asset.name} from the draft (broken, outdated or not ours)" for asset in self.broken]
         lines += [f"upload {asset.name}, {asset.size} bytes, SHA-256 {asset.sha256}" for asset in self.missing]
@@ -85,10 +91,12 @@ def make_plan(tag: str, commit: str, wanted: Sequence[LocalAsset], releases: Ite
     # commit that its tag will name: one from before the last push would tag the wrong one.
     drafts = sorted((r for r in releases if r.draft and r.tag == tag), key=lambda r: int(r.id))
     draft = next((r for r in drafts if r.commit in ("", commit)), None)
+    others = [r for r in drafts if r is not draft]
     return Plan(
         tag=tag,
         draft=draft,
-        surplus=tuple(r for r in drafts if r is not draft),
+        surplus=tuple(r for r in others if _is_ours(r, wanted)),
+        strangers=tuple(r for r in others if not _is_ours(r, wanted)),
         broken=tuple(_unwanted(draft, wanted)) if draft else (),
         missing=tuple(local for local in wanted if not (draft and local.equals(draft.asset(local.name)))),
         latest=all(_is_newer(tag, release) for release in public),
@@ -136,14 +144,37 @@ def _require_same(published: Release, wanted: Sequence[LocalAsset], taken: set[s
     )
 
 
+def _is_ours(draft: Release, wanted: Sequence[LocalAsset]) -> bool:
+    """Whether a draft has nothing but what mreg writes: people's words and files are theirs to delete."""
+    written = not draft.notes.strip() or f"<!-- {INDEX_BLOCK}\n" in draft.notes.replace("\r", "")
+    names = {local.name for local in wanted} | {MANIFEST_NAME, SIGNATURE_NAME, "SHA256SUMS"}
+    return written and all(a.name in names or a.name.startswith(f"{draft.repo}-") for a in draft.assets)
+
+
 def _unwanted(draft: Release, wanted: Sequence[LocalAsset]) -> Iterator[Asset]:
-    """Yield what is broken, what has our name and other bytes, and archives of an earlier try; figures may stay."""
+    """Yield what is broken, what has our name and other bytes, archives of an earlier try, and what vouches for those.
+
+    An attestation stays while its archive stays, a signature while its manifest does; figures may stay anyway.
+    """
     ours = {local.name: local for local in wanted}
+    kept = {asset.name for asset in draft.assets if asset.name in ours and ours[asset.name].equals(asset)}
     for asset in draft.assets:
-        local = ours.get(asset.name)
-        good = local.equals(asset) if local else not asset.name.lower().endswith(".zip")
+        subject = _subject(asset.name)
+        if asset.name in ours:
+            good = asset.name in kept
+        elif subject:
+            good = subject in kept
+        else:
+            good = not asset.name.lower().endswith(".zip")
         if not (asset.uploaded and good):
             yield asset
+
+
+def _subject(name: str) -> str:
+    """Return the asset that an attestation or a signature speaks of, "" for everything else."""
+    if name == SIGNATURE_NAME:
+        return MANIFEST_NAME
+    return name.removesuffix(ATTESTATION) if name.lower().endswith(f".zip{ATTESTATION}") else ""
 
 
 def _is_newer(tag: str, release: Release) -> bool:

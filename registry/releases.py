@@ -15,7 +15,7 @@ from registry import actions, output, release_notes
 from registry.checks import check
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.model_toml import find_repo
-from registry.read_back import read_back, reread, with_digest, with_digests
+from registry.read_back import publish_or_yield, read_back, reread, with_digest, with_digests
 from registry.release_files import Options, packed
 from registry.release_plan import make_plan, require_tag
 from registry.runs import is_run, read_run
@@ -127,13 +127,13 @@ def release(
         made, changed = _fill_draft(repo, store, info, plan, files)
         if draft:
             return _outcome(made, wanted, changed=changed, plan=lines)
-        actions.publish(store, made, latest=plan.latest, by=by)
+        publish_or_yield(store, made, lambda: actions.publish(store, made, latest=plan.latest, by=by))
         return _outcome(read_back(store, made, wanted), wanted, changed=True, plan=lines)
 
 
 def _fill_draft(repo: Repo, store: Store, info: RepoInfo, plan: Plan, files: Files) -> tuple[Release, bool]:
     """Make a draft ready for publication; return it as the registry has it, and whether anything changed."""
-    before = plan.draft or next(iter(plan.surplus), None)
+    before = plan.draft or next(iter((*plan.strangers, *plan.surplus)), None)
     notes = release_notes.write(
         before.notes if before else "",
         files,
@@ -146,6 +146,8 @@ def _fill_draft(repo: Repo, store: Store, info: RepoInfo, plan: Plan, files: Fil
     if _lines(draft.notes) != _lines(notes):
         store.set_notes(draft, notes)
         changed = True
+    for strange in plan.strangers:
+        output.warn(f"another draft of {plan.tag} (id {strange.id}) is not mreg's: left as it is")
     for surplus in plan.surplus:  # only now, since what people wrote in one of them has been taken over
         output.say(f"deleting another draft of {plan.tag} (id {surplus.id})")
         store.delete_draft(surplus)

@@ -197,6 +197,39 @@ def test_a_draft_is_adopted_mended_and_of_several_the_first_is_kept(registry, re
     assert found.notes.startswith("What Ada wrote\n")
 
 
+def test_what_people_wrote_in_another_draft_of_the_tag_stays(registry, repo, tmp_path, capsys):
+    registry.create_draft(NAME, TAG, title=TAG, notes="")
+    theirs = registry.create_draft(NAME, TAG, title="Plan", notes="What Bob wrote")
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"png")
+    registry.upload(theirs, figure)
+    assert any("not mreg's" in line for line in release(repo, registry, tag=TAG, dry_run=True).plan)
+    release(repo, registry, tag=TAG)
+    (kept,) = drafts(registry)
+    assert (kept.id, kept.notes, [a.name for a in kept.assets]) == (theirs.id, "What Bob wrote", ["figure.png"])
+    assert "not mreg's" in capsys.readouterr().err
+
+
+def test_what_vouches_for_replaced_files_goes_with_them(registry, repo, tmp_path):
+    draft = registry.create_draft(NAME, TAG, title=TAG, notes="")
+    files = {ARCHIVE: b"an earlier build", MANIFEST_NAME: b"{}"}
+    for name, data in (files | {f"{ARCHIVE}.sigstore.json": b"{}", f"{MANIFEST_NAME}.sig": b"signature"}).items():
+        (tmp_path / name).write_bytes(data)
+        registry.upload(draft, tmp_path / name)
+    release(repo, registry, tag=TAG)
+    assert {a.name for a in published(registry)[0].assets} == {ARCHIVE, MANIFEST_NAME, CHECKSUMS}
+
+
+def test_an_attestation_stays_while_its_archive_stays(registry, repo, tmp_path):
+    draft = registry.create_draft(NAME, TAG, title=TAG, notes="")
+    bundle = tmp_path / f"{ARCHIVE}.sigstore.json"
+    bundle.write_bytes(b"{}")
+    for file in (repo.dist / TAG / ARCHIVE, bundle):
+        registry.upload(draft, file)
+    release(repo, registry, tag=TAG)
+    assert {a.name for a in published(registry)[0].assets} == {ARCHIVE, bundle.name, MANIFEST_NAME, CHECKSUMS}
+
+
 def test_a_draft_from_before_the_last_push_is_made_anew(github, hub, repo, tmp_path):
     add_repo(github, tmp_path / "first-commit")
     stale = github.create_draft(NAME, TAG, title=TAG, notes="What Ada wrote")
@@ -233,6 +266,18 @@ def test_somebody_who_releases_at_the_same_moment_wins_once(registry, repo):
         release(repo, Rival(registry), tag=TAG)
     assert (len(drafts(registry)), published(registry)) == (1, [])
     assert release(repo, registry, tag=TAG).published
+
+
+def test_who_publishes_last_says_that_somebody_was_faster(registry, repo, tmp_path):
+    class Slow(Proxy):
+        def publish(self, draft, *, latest):
+            rival = self.store.create_draft(NAME, TAG, title=TAG, notes="")
+            self.store.publish(rival, latest=True)
+            return self.store.publish(draft, latest=latest)
+
+    with pytest.raises(ConflictError, match="somebody else has published"):
+        release(repo, Slow(registry), tag=TAG)
+    assert (len(published(registry)), drafts(registry)) == (1, [])
 
 
 # --- interruptions ---------------------------------------------------------------------------------------------------

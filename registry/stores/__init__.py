@@ -67,6 +67,10 @@ class Store(Protocol):
 
     location: str  # "github:ivadomed" or "dir:/srv/models"
 
+    @property
+    def sleep(self) -> Callable[[float], None]:
+        """Return how to wait for this registry, in seconds."""
+
     def repos(self) -> Iterator[RepoInfo]:
         """Yield every repository, sorted by name; on GitHub without `commit`, which would cost a request each."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -44,6 +45,11 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.location = f"dir:{self.root}"
+
+    @property
+    def sleep(self) -> Callable[[float], None]:
+        """Return how to wait for this registry, in seconds."""
+        return time.sleep
 
     def repos(self) -> Iterator[RepoInfo]:
         """Yield every repository, sorted by name."""
