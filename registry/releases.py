@@ -7,6 +7,8 @@ next call finds, mends and publishes.
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from registry.runs import is_run, read_run
 from registry.stores import Asset, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from registry.actions import By
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from registry.release_plan import LocalAsset, Plan
     from registry.stores import Release, RepoInfo, Store
 
+AT_ONCE = 3  # uploads
 TRIES = 3  # of an upload that arrives with other bytes
 
 
@@ -154,18 +157,45 @@ def _fill_draft(repo: Repo, store: Store, info: RepoInfo, plan: Plan, files: Fil
     for asset in plan.broken:
         output.say(f"deleting {asset.name} from the draft: broken, outdated or not ours")
         store.delete_asset(draft, asset)
-    for local in plan.missing:
-        _upload(store, draft, local)
+    _upload_all(store, draft, plan.missing)
     return reread(store, draft, files.all), changed
 
 
-def _upload(store: Store, draft: Release, local: LocalAsset) -> None:
+def _upload_all(store: Store, draft: Release, missing: Sequence[LocalAsset]) -> None:
+    """Upload several files at once; where one cannot be sent, or the user stops, the others stop too."""
+    if not missing:
+        return
+    stop = threading.Event()
+    title = f"upload {missing[0].name}" if len(missing) == 1 else f"upload {len(missing)} files"
+    with output.byte_progress(title, sum(local.size for local in missing)) as progress:
+
+        def report(count: int) -> None:
+            if stop.is_set() and count > 0:
+                raise _StoppedError
+            progress(count)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            uploads = [pool.submit(_upload, store, draft, local, report) for local in missing]
+            try:
+                for upload in as_completed(uploads):
+                    upload.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+class _StoppedError(BaseException):
+    """Ends the uploads beside one that failed; nothing on the way may take it for a fault of the network."""
+
+
+def _upload(store: Store, draft: Release, local: LocalAsset, progress: Callable[[int], None]) -> None:
     """Upload a file and believe only the digest that the registry computed itself."""
     for _ in range(TRIES):
-        with output.byte_progress(f"upload {local.name}", local.size) as progress:
-            asset = store.upload(draft, local.path, progress)
+        asset = store.upload(draft, local.path, progress)
         if local.equals(with_digest(store, draft, asset)):
             return
+        progress(-local.size)
         output.warn(f"{local.name} arrived with other bytes, sending it again")
         store.delete_asset(draft, asset)
     raise IntegrityError(

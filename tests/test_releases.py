@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import shutil
 import subprocess
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -26,6 +27,7 @@ from registry.release_plan import LocalAsset, make_plan, next_free_tag, require_
 from registry.releases import release, release_path
 from registry.runs import read_run
 from registry.stores import Asset, Release
+from registry.stores.github import GitHubStore
 
 ARCHIVE = f"{NAME}-{TAG}.zip"
 
@@ -305,6 +307,7 @@ class Deadly(Proxy):
     def __init__(self, store, number, *, after):
         super().__init__(store)
         self.left, self.after, self.died = number, after, False
+        self.lock = threading.Lock()
 
     def __getattr__(self, name):
         method = getattr(self.store, name)
@@ -312,15 +315,17 @@ class Deadly(Proxy):
             return method
 
         def call(*args, **kwargs):
-            self.left -= 1
-            if self.left == 0 and not self.after:
-                self.died = True
-                raise Killed
-            result = method(*args, **kwargs)
-            if self.left == 0:
-                self.died = True
-                raise Killed
-            return result
+            with self.lock:  # uploads run at once; here one after the other, and none after the kill
+                if self.died:
+                    raise Killed
+                self.left -= 1
+                self.died = self.left == 0
+                if self.died and not self.after:
+                    raise Killed
+                result = method(*args, **kwargs)
+                if self.died:
+                    raise Killed
+                return result
 
         return call
 
@@ -430,6 +435,14 @@ def test_a_list_that_lags_behind_is_waited_for(registry, repo):
             return found
 
     assert release(repo, Lag(registry), tag=TAG).published
+
+
+def test_a_release_of_three_assets_needs_at_most_15_requests(github, hub, repo, tmp_path):
+    add_repo(github, tmp_path / "first-commit")
+    hub.requests.clear()
+    assert len(release(repo, GitHubStore(hub.org), tag=TAG).assets) == 3
+    asked = [f"{r.method} {r.path.partition('?')[0]}" for r in hub.requests if r.path.startswith("/repos/")]
+    assert len(asked) <= 15, asked
 
 
 # --- what is released ------------------------------------------------------------------------------------------------

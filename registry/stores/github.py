@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import re
+import threading
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+LAG = (1.0, 2.0, 4.0)  # seconds between two looks at a list that lags behind
+
 
 class GitHubStore:
     """Repositories, releases and assets of one organisation; needs a token only to write and to see what is private."""
@@ -38,6 +41,9 @@ class GitHubStore:
         self.org = org
         self.location = f"github:{org}"
         self._api = GitHubApi(url=url, token=token, pace=pace)
+        self._addresses: dict[str, str] = {}  # of uploads, by release; one request tells it for all files
+        self._left: set[tuple[str, str]] = set()  # releases and names where a try of ours may have left a broken asset
+        self._lock = threading.Lock()
 
     def token(self) -> Token:
         """Return what GitHub tells of the token; raise `AccessError` for one that it does not know."""
@@ -140,8 +146,15 @@ class GitHubStore:
 
             def recover() -> Json | None:
                 """Find the draft of a try whose answer was lost; another draft of the tag is not that one."""
-                found = self._api.pages(f"{place.path}/releases", where=place.where, what="list the releases")
-                return next((d for d in found if all(d.get(key) == value for key, value in body.items())), None)
+                for seconds in (*LAG, None):
+                    found = self._api.pages(f"{place.path}/releases", where=place.where, what="list the releases")
+                    for one in found:
+                        if all(one.get(key) == value for key, value in body.items()):
+                            document: Json = one
+                            return document
+                    if seconds is not None:
+                        self._api.pace.sleep(seconds)
+                return None
 
             document = self._api.call(
                 "POST", f"{place.path}/releases", body,
@@ -155,25 +168,31 @@ class GitHubStore:
         place = self._repo(release.repo)
         what = f"upload {path.name} to {release.tag}"
         self._api.require("contents", place.where, what)
+        with self._lock:
+            address = self._addresses.get(release.id) or self._prepare(release, path)
+        document = self._api.patiently(
+            lambda: self._send(release, path, address, progress or (lambda _: None)),
+            where=place.where, what=what, needs="contents", recover=lambda: self._settle(release, path),
+        )  # fmt: skip
+        self._left.discard((release.id, path.name))
+        return _asset(document)
+
+    def _prepare(self, release: Release, path: Path) -> str:
+        """Return the address for uploads, once nothing of that name is in the way."""
+        place = self._repo(release.repo)
         draft = self._draft(release, "take an asset")
         with _expecting(place.where):
-            address = draft["upload_url"].partition("{")[0]
+            address: str = draft["upload_url"].partition("{")[0]
             known = [_asset(document) for document in draft["assets"]]
         if not self._api.trusts(address):
             raise RegistryError(f"{place.where}: {address} is no address of {self._api.url}", hint="no token was sent")
         for asset in known:
             if asset.name == path.name and asset.uploaded:
-                raise ConflictError(
-                    f"{place.where}: the draft of {release.tag} has an asset {path.name} already",
-                    hint="delete the asset first",
-                )
+                raise _taken(place.where, release, path)
             if asset.name == path.name:
                 self._delete_asset(release, asset.id)
-        document = self._api.patiently(
-            lambda: self._send(release, path, address, progress or (lambda _: None)),
-            where=place.where, what=what, needs="contents", recover=lambda: self._settle(release, path),
-        )  # fmt: skip
-        return _asset(document)
+        self._addresses[release.id] = address
+        return address
 
     def delete_asset(self, release: Release, asset: Asset) -> None:
         """Delete an asset of a draft; one that has gone already is no error."""
@@ -254,8 +273,12 @@ class GitHubStore:
             sent = send(self._api, address, path, progress)
         except Refusal as refusal:
             if not refusal.duplicate:
+                self._left.add((release.id, path.name))
                 raise
             raise Spoiled(f"{path.name}: a broken upload is in the way") from refusal
+        except BaseException:
+            self._left.add((release.id, path.name))
+            raise
         if sent.document["name"] != path.name:
             self._delete_asset(release, str(sent.document["id"]))
             raise IntegrityError(f"{path.name}: GitHub calls it {sent.document['name']}", hint="rename the file")
@@ -268,10 +291,13 @@ class GitHubStore:
     def _settle(self, release: Release, path: Path) -> Json | None:
         """After a failed try: return the asset if it arrived after all, else remove what the try left."""
         place = self._repo(release.repo)
+        ours = (release.id, path.name) in self._left
         found = self._api.pages(f"{place.path}/releases/{release.id}/assets", where=place.where, what="list the assets")
         for asset in found:
             if asset["name"] != path.name:
                 continue
+            if not ours:  # nothing of that name was there before
+                raise _taken(place.where, release, path, whole=asset["state"] == "uploaded")
             if asset["state"] != "uploaded":
                 self._delete_asset(release, str(asset["id"]))
             elif asset["digest"] == f"sha256:{sha256(path)}":
@@ -280,6 +306,17 @@ class GitHubStore:
             else:
                 raise ConflictError(f"{place.where}: somebody else uploaded another {path.name} to {release.tag}")
         return None
+
+
+def _taken(where: str, release: Release, path: Path, *, whole: bool = True) -> ConflictError:
+    if whole:
+        return ConflictError(
+            f"{where}: the draft of {release.tag} has an asset {path.name} already", hint="delete the asset first"
+        )
+    return ConflictError(
+        f"{where}: somebody else is uploading {path.name} to {release.tag} at this moment",
+        hint="wait until they are done, then run the same command again",
+    )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -108,6 +109,7 @@ class GitHubApi:
             raise MregError(f"GITHUB_API_URL={self.url!r} is not an address", hint="for example https://HOST/api/v3")
         self.pace = pace or PACE
         self.token = (token or os.environ.get("GITHUB_TOKEN") or os.environ.get("GH_TOKEN") or "").strip()
+        self._lock = threading.Lock()
         # PyGithub never repeats a PATCH and repeats an upload blindly: its own repeating is off, ours is below.
         self._requester = Github(
             auth=Auth.Token(self.token) if self.token else None,
@@ -218,10 +220,11 @@ class GitHubApi:
     ) -> T:
         """Run an action; wait and repeat after network faults, 5xx answers and rate limits, for every verb."""
         for attempt in range(self.pace.tries):
-            last = attempt + 1 == self.pace.tries
+            last, undone = attempt + 1 == self.pace.tries, False
             try:
                 return action()
             except Refusal as refusal:
+                undone = refusal.limited  # before anything was done: there is nothing to be found
                 seconds, problem = refusal.wait(attempt), refusal.text
                 later = refusal.status in (*_TRANSIENT, *also_later) or refusal.limited
                 if last or not later or seconds > self.pace.longest_wait:
@@ -237,7 +240,7 @@ class GitHubApi:
             if seconds >= 2:  # noqa: PLR2004 - a person would wonder
                 output.say(f"{where}: {self._clean(problem)}: trying again in {seconds:.0f} s")
             self.pace.sleep(seconds)
-            if recover and (found := recover()) is not None:
+            if recover and not undone and (found := recover()) is not None:
                 return found
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -253,7 +256,8 @@ class GitHubApi:
         self, verb: str, path: str, query: Any, body: Any, headers: dict[str, str] | None = None
     ) -> tuple[dict[str, Any], Any]:
         try:
-            return self._requester.requestJsonAndCheck(verb, path, parameters=query, headers=headers, input=body)
+            with self._lock:  # PyGithub keeps one connection and its pace in fields
+                return self._requester.requestJsonAndCheck(verb, path, parameters=query, headers=headers, input=body)
         except GithubException as error:
             raise Refusal(error.status, error.data, error.headers or {}) from None
         except ValueError as error:  # half a document; requests' own errors are OSErrors
