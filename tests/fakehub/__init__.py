@@ -40,7 +40,9 @@ class Fault:
     status: answer `status` and do nothing (starter=True: an upload leaves its broken asset); late: do it, then answer
     `status`; reset: break the connection after `after` bytes of the body; lost: do it, then break the connection;
     truncate: send half of the answer; latency: wait `seconds`; alter: flip a byte of an upload or download;
-    limit: GitHub's secondary rate limit with `retry_after` seconds (None: only the message).
+    limit: GitHub's secondary rate limit with `retry_after` seconds (None: only the message); quota: its primary limit,
+    over after `seconds`; lag: a list of releases as it was before the last write. With `since`, a regular expression,
+    only once a request like that ("POST /repos/...") has come.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Fault:
     after: int = 0
     seconds: float = 0.0
     retry_after: int | None = 1
+    since: str = ""
 
 
 class FakeHub:
@@ -69,6 +72,7 @@ class FakeHub:
         self.rate = 0.0  # bytes a second of a download, 0: as fast as it goes
         self.runner: Callable[[FakeHub, dict[str, Any], dict[str, Any]], None] | None = None  # what a dispatch starts
         self.run_details = True  # False: a server that does not know return_run_details
+        self.before: dict[str, str] = {}  # releases of each repository before its last write, as JSON
         self.sleeps: list[float] = []  # what clients under test waited, where they are told to sleep here
         root.mkdir(parents=True, exist_ok=True)
         path = root / "state.json"
@@ -166,6 +170,8 @@ class FakeHub:
         """Use up one of the faults that match."""
         with self.lock:
             for fault in self.faults:
+                if fault.since and not any(re.search(fault.since, f"{r.method} {r.path}") for r in self.requests):
+                    continue
                 if fault.times > 0 and re.fullmatch(fault.method, method) and re.search(fault.path, path):
                     fault.times -= 1
                     return fault
@@ -191,6 +197,11 @@ class FakeHub:
         part = self.root / f"state.{threading.get_ident()}.part"
         part.write_text(json.dumps(self.state))
         part.replace(self.root / "state.json")
+
+    def remember(self, owner: str, repo: str) -> None:
+        """Keep a repository's releases as they are now, for lists that lag behind."""
+        if found := self.state["repos"].get(f"{owner}/{repo}"):
+            self.before[f"{owner}/{repo}"] = json.dumps(found["releases"])
 
     def visible_repos(self, owner: str, can: set[str]) -> list[dict[str, Any]]:
         """Return an account's repositories that a token may see."""

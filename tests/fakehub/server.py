@@ -26,6 +26,8 @@ DOCS = "https://docs.github.com/rest"
 MESSAGES = {401: "Requires authentication", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}
 LIMIT = "You have exceeded a secondary rate limit. Please wait a few minutes before you try again."
 
+QUOTA = "API rate limit exceeded for user ID 1."
+
 
 class HubError(Exception):
     """An answer that is an error."""
@@ -199,6 +201,9 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if fault.kind == "status":
             return Answer({"message": fault.message, "documentation_url": DOCS}, fault.status, dict(fault.headers))
+        if fault.kind == "quota":
+            headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time() + fault.seconds))}
+            return Answer({"message": QUOTA, "documentation_url": DOCS}, 403, headers)
         if fault.kind == "limit":
             headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
             status = fault.status if fault.status in (403, 429) else 403
@@ -225,6 +230,9 @@ class Handler(BaseHTTPRequestHandler):
             if method == wanted and (match := expression.fullmatch(path)):
                 if (function.__name__ == "storage") != (self.role == "storage"):
                     continue
+                if self.command != "GET" and "repo" in match.groupdict():
+                    with self.hub.lock:
+                        self.hub.remember(match["owner"], match["repo"])
                 if function.__name__ == "upload":  # streams for a while, so it takes the lock by itself
                     return function(self.hub, request, **match.groupdict())
                 with self.hub.lock:

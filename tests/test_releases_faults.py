@@ -1,0 +1,188 @@
+"""Whatever goes wrong on the way: a release ends whole, once, and nobody ever sees a part of it."""
+
+import contextlib
+import random
+import re
+import shutil
+import subprocess
+import threading
+import time
+
+import pytest
+import requests
+from command import COMMAND
+from fixtures_release import TAG, add_repo
+from fixtures_stores import NAME
+
+from registry import read_back
+from registry.errors import MregError
+from registry.files import sha256
+from registry.model_toml import find_repo
+from registry.releases import release
+from registry.stores.github import GitHubStore
+
+STEPS = {
+    "draft": ("POST", "/releases$"),
+    "upload 1": ("POST", r"/assets\?name=.*\.zip"),
+    "upload 2": ("POST", r"/assets\?name=mreg-release\.json"),
+    "publish": ("PATCH", r"/releases/\d+$"),
+}
+FAULTS = {
+    "502 before": {"kind": "status", "status": 502},
+    "502 after": {"kind": "late", "status": 502},
+    "reset": {"kind": "reset", "after": 50},
+    "lost": {"kind": "lost"},
+    "altered": {"kind": "alter"},
+    "503 three times": {"kind": "status", "status": 503, "times": 3},
+    "secondary limit": {"kind": "limit", "retry_after": 7},
+    "primary limit": {"kind": "quota", "seconds": 30},
+    "lag": {"kind": "lag", "times": 2},
+}
+
+
+@pytest.fixture
+def repo(repo_with_run, tiny_package):
+    """A repo with a run, and its package of TAG in dist, which is newer."""
+    dist = repo_with_run / "dist" / TAG
+    dist.mkdir(parents=True)
+    for file in tiny_package:
+        shutil.copyfile(file, dist / file.name)
+    return find_repo(repo_with_run)
+
+
+@pytest.fixture
+def reader(hub):
+    """Somebody who looks at the public release all the time; gives the sets of whole assets that they saw."""
+    seen, stop = set(), threading.Event()
+    address = f"{hub.url}/repos/{hub.org}/{NAME}/releases/tags/{TAG}"
+
+    def poll():
+        with requests.Session() as session, contextlib.suppress(requests.ConnectionError):
+            while not stop.is_set():
+                answer = session.get(address, timeout=5)
+                if answer.status_code == 200:
+                    assets = answer.json()["assets"]
+                    seen.add(frozenset(a["name"] for a in assets if a["state"] == "uploaded"))
+                time.sleep(0.002)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    yield seen
+    stop.set()
+    thread.join()
+
+
+def require_whole(hub, repo):
+    """The one release is public and has exactly what lies in dist; no draft and no broken asset is left."""
+    (only,) = hub.repo(NAME)["releases"].values()
+    assert (only["draft"], only["tag_name"]) == (False, TAG)
+    there = {a["name"]: (a["state"], a["digest"]) for a in hub.assets(only)}
+    files = list((repo.dist / TAG).iterdir())
+    assert len(files) == 3
+    assert there == {f.name: ("uploaded", f"sha256:{sha256(f)}") for f in files}
+    for asset in hub.assets(only):
+        assert sha256(hub.asset_path(asset["id"])) == asset["digest"].removeprefix("sha256:")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_at_any_step_ends_in_a_whole_release(github, hub, repo, reader, tmp_path, name, step):
+    add_repo(github, tmp_path / "first-commit")
+    hub.requests.clear()
+    (method, path), options = STEPS[step], dict(FAULTS[name])
+    if step.startswith("upload") and name == "502 after":
+        options = {"kind": "status", "status": 502, "starter": True}
+    if not step.startswith("upload") and name == "altered":
+        options = {"kind": "truncate"}  # TLS keeps a document from changing, not from ending
+    if name in ("primary limit", "lag"):
+        options["since"] = f"{method} .*{path}"
+        method, path = "GET", r"/releases(?!/tags)" if name == "primary limit" else r"/releases\?"  # not the reader's
+    hub.fault(method, path, **options)
+    assert release(repo, GitHubStore(hub.org), tag=TAG).published
+    assert not any(fault.times for fault in hub.faults)
+    require_whole(hub, repo)
+    time.sleep(0.01)
+    assert all(len(names) == 3 for names in reader), reader
+    if name == "secondary limit":
+        assert 7.0 in hub.sleeps
+    if name == "primary limit":
+        assert any(20 < seconds <= 30 for seconds in hub.sleeps)
+    if name == "lag":
+        assert set(read_back.WAITS) & set(hub.sleeps)
+
+
+def test_a_lost_answer_and_a_list_that_lags_make_no_second_draft(github, hub, repo, tmp_path):
+    add_repo(github, tmp_path / "first-commit")
+    hub.requests.clear()
+    hub.fault("POST", "/releases$", "lost")
+    hub.fault("GET", r"/releases\?", "lag", times=2, since="POST .*/releases$")
+    assert release(repo, GitHubStore(hub.org), tag=TAG).published
+    assert hub.count("POST", "/releases$") == 1
+    require_whole(hub, repo)
+
+
+@pytest.mark.parametrize("immutable", [False, True])
+def test_published_bytes_are_left_alone_and_a_dry_run_only_asks(github, hub, repo, tmp_path, immutable):
+    add_repo(github, tmp_path / "first-commit")
+    hub.repo(NAME)["immutable"] = immutable
+    hub.requests.clear()
+    assert release(repo, github, tag=TAG, dry_run=True).changed is False
+    assert {r.method for r in hub.requests} == {"GET"}
+    assert release(repo, github, tag=TAG).published
+    require_whole(hub, repo)
+    hub.requests.clear()
+    again = release(repo, github, tag=TAG)
+    assert (again.published, again.changed) == (True, False)
+    assert {r.method for r in hub.requests} == {"GET"}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_of_two_releases_at_once_one_wins_and_the_other_says_so(github, hub, repo, reader, tmp_path, number):
+    add_repo(github, tmp_path / "first-commit")
+    release(repo, github, tag=TAG, dry_run=True)
+    (repo.dist / TAG / "SHA256SUMS").unlink(missing_ok=True)
+    barrier, outcomes = threading.Barrier(2), []
+
+    def run():
+        store = GitHubStore(hub.org)
+        barrier.wait()
+        try:
+            outcomes.append(release(repo, store, tag=TAG))
+        except MregError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    errors = [outcome for outcome in outcomes if isinstance(outcome, MregError)]
+    assert len(outcomes) == 2
+    assert len(errors) < 2, errors
+    assert all(error.hint for error in errors)
+    assert release(repo, github, tag=TAG).changed is False
+    require_whole(hub, repo)
+    assert all(len(names) == 3 for names in reader), reader
+
+
+@pytest.mark.long
+def test_twenty_kills_leave_what_the_next_run_completes(github, hub, repo, tmp_path):
+    add_repo(github, tmp_path / "first-commit")
+    words = ["release", str(repo.root), "--tag", TAG, "--registry", f"github:{hub.org}"]
+    chance, killed = random.Random(20), 0  # noqa: S311 - the same moments every time
+    for _ in range(20):
+        hub.repo(NAME)["releases"].clear()
+        (hub.git(hub.repo(NAME)).path / "refs" / "tags" / TAG).unlink(missing_ok=True)
+        hub.requests.clear()
+        number, later = chance.randint(1, 14), chance.random() * 0.2
+        process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while len(hub.requests) < number and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(later)
+        process.kill()
+        killed += process.wait() == -9
+        assert release(repo, GitHubStore(hub.org), tag=TAG).published
+        require_whole(hub, repo)
+        whole = [r.path for r in hub.requests if r.method == "POST" and "/assets?" in r.path and r.status == 201]
+        assert len(whole) == len({re.sub(r".*/assets", "", path) for path in whole}) == 3, whole
+    assert killed >= 15
