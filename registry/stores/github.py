@@ -202,6 +202,7 @@ class GitHubStore:
     def publish(self, release: Release, *, latest: bool) -> Release:
         """Make a draft public under its tag; one that is public already is no error."""
         body = {"tag_name": release.tag, "draft": False, "make_latest": "true" if latest else "false"}
+        self._addresses.pop(release.id, None)  # an upload from now on asks again, and is refused
         document = self._read(release)
         if document["draft"]:
             document = self._edit(release, body, f"publish {release.tag}")
