@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -290,6 +290,11 @@ def findings(model: ModelFiles, name: str = "") -> Iterator[Finding]:
     if model.plans is not None:
         path = model.at("plans.json")
         yield from validate("plans", model.plans, path, text_of(model.tree, path))
+    path = model.at("dataset_fingerprint.json")
+    fingerprint = read_object(model.tree, path)
+    if fingerprint is not None:  # nobody reads it to predict, so nothing of it can break a model
+        for finding in validate("dataset_fingerprint", fingerprint, path, text_of(model.tree, path)):
+            yield replace(finding, level="warning")
     place = (model.at("plans.json"), model.line("plans.json", "configurations", model.configuration))
     dataset, plans = model.at("dataset.json"), model.at("plans.json")
     name = name or truth.name_in(model.tree.name)
