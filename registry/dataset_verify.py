@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from registry import lines, orientation, output, scrub
+from registry import classification_dataset, lines, orientation, output, scrub
 from registry.collection import ENDING, ENDINGS
 from registry.dataset_findings import finding
 from registry.dataset_splits import check_sides, check_splits
@@ -47,7 +47,7 @@ class Part:
 
 
 def verify(dataset: Path, *, progress: bool = False) -> Report:
-    """Return all findings on an nnU-Net raw dataset; each image is read once, a few at a time.
+    """Return all findings on a raw dataset, nnU-Net's or one for classification; each image is read once.
 
     `progress` shows a bar. Raises `MregError` only where there is no folder, or no JSON object in its dataset.json.
     """
@@ -56,6 +56,9 @@ def verify(dataset: Path, *, progress: bool = False) -> Report:
     document = read_json(dataset / "dataset.json")
     if not isinstance(document, dict):
         raise IntegrityError(f"{dataset / 'dataset.json'}: not a JSON object")
+    if classification_dataset.is_classification(document):
+        found = [*classification_dataset.findings(dataset, document, progress=progress), *_absolute_paths(dataset)]
+        return Report(target=str(dataset), findings=tuple(dict.fromkeys(found)))
     text = (dataset / "dataset.json").read_text(encoding="utf-8", errors="replace")
     findings = validate("dataset", document, "dataset.json", text)
     if isinstance(document.get("labels"), dict) and document["labels"]:
@@ -103,6 +106,10 @@ def _document(dataset: Path, document: dict[str, Any]) -> Iterator[Finding]:
         yield finding(
             "DATA027", "dataset.json", "lists its files under the key dataset, which are not opened", line=line
         )
+    yield from _absolute_paths(dataset)
+
+
+def _absolute_paths(dataset: Path) -> Iterator[Finding]:
     for path in sorted(dataset.glob("*.json")):
         rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
         bad = [number for number, row in enumerate(rows, start=1) if scrub.paths(row) != row]

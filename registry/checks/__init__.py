@@ -169,12 +169,13 @@ def all_rules() -> list[Rule[Any]]:
 
 def documents() -> list[Kind]:
     """Return what can be wrong with documents and datasets, sorted by code; no rule of ours stands behind it."""
-    from registry import changes, dataset_findings, labels, schemas, smoke
+    from registry import changes, classification_dataset, dataset_findings, labels, schemas, smoke
     from registry.checks import remote
 
     kinds = [Kind(code, "error", summary) for code, summary in schemas.KINDS.items()]
     kinds += [Kind(code, level, summary) for code, (level, summary) in labels.KINDS.items()]
     kinds += [Kind(code, kind.level, kind.summary) for code, kind in dataset_findings.KINDS.items()]
+    kinds += [Kind(code, kind.level, kind.summary) for code, kind in classification_dataset.KINDS.items()]
     kinds += [Kind(code, "note", summary) for code, summary in remote.KINDS.items()]
     kinds += [Kind(code, level, summary) for code, (level, summary) in smoke.KINDS.items()]
     kinds += [Kind(code, kind.level, kind.summary) for code, kind in changes.KINDS.items()]
@@ -206,7 +207,7 @@ is checked is executed, and torch is not needed. This page is written by `python
 |---|---|---|
 {rules}
 
-Of documents and datasets these things are told (`mreg data verify` tells those that begin with DATA):
+Of documents and datasets these things are told (`mreg data verify` tells those that begin with DATA and CLASS):
 
 | code | level | what is wrong |
 |---|---|---|
