@@ -1,0 +1,1 @@
+"""Networks of the recipes; they know no task."""
