@@ -7,13 +7,16 @@ that stops leaves the draft as it was.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from registry import output
-from registry.errors import AccessError, IntegrityError, MregError, NotFoundError, RegistryError
+from registry.errors import AccessError, MregError, NotFoundError, RegistryError
 
 if TYPE_CHECKING:
-    from registry.stores import Release, Store
+    from collections.abc import Iterable
+
+    from registry.stores import Release, RepoInfo, Store
     from registry.stores.github import GitHubStore
     from registry.stores.github_actions import GitHubActions, Run, Trouble
 
@@ -27,18 +30,53 @@ MOST_TOLD = 5  # troubles of a failed run
 NO_ACTIONS = "a folder registry has no Actions"
 
 
-def publish(store: Store, draft: Release, *, latest: bool, by: By) -> Release:
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How the releases of a repository become public: by its workflow, or from this machine."""
+
+    github: GitHubStore | None  # None: from this machine
+    branch: str  # the default one, whose workflow runs
+    by: By
+    reason: str = ""  # why not by the workflow, where it would have been used
+
+
+def find_way(store: Store, info: RepoInfo, tag: str, *, by: By) -> Way:
+    """Find out who publishes; wait for a run that works on this tag already, so that nothing changes under its hands.
+
+    Raises `MregError` where `by` is "actions" and the repository has no workflow to be started.
+    """
+    github = None if by == "direct" else _github(store)
+    reason = _why_not(github, info.name) if github else "" if by == "direct" else NO_ACTIONS
+    if by == "actions" and reason:
+        raise _impossible(info.name, tag, reason)
+    if github is None or reason:
+        return Way(github=None, branch=info.default_branch, by=by, reason=reason)
+    runs = github.actions(info.name)
+    try:
+        run = _running(runs.runs(WORKFLOW), tag)
+    except (AccessError, NotFoundError):  # a token that may not read them: there is nothing to be adopted
+        run = None
+    if run:
+        output.say(f"{info.name}: a run of the release workflow is working on {tag} already")
+        run = _wait(github, runs, run, info.name)
+        if run.conclusion != "success":
+            output.warn(f"{info.name}: that run ended with {run.conclusion}: trying again")
+    return Way(github=github, branch=info.default_branch, by=by)
+
+
+def publish(store: Store, draft: Release, way: Way, *, latest: bool) -> Release:
     """Publish a complete draft through the workflow, or directly where that is asked for or is the only way.
 
-    Raises `MregError` where `by` is "actions" and there is no such way, or where the workflow refuses the draft.
+    Returns the release, whose publication is still to be read back. Raises `MregError` where the workflow is asked for
+    and cannot be started, or where it refuses the draft.
     """
-    reason = "" if by == "direct" else _why_not(store, draft.repo)
-    if by != "direct" and not reason:
+    reason = way.reason
+    if way.github:
         try:
-            return publish_by_actions(store, draft)
+            return publish_by_actions(way.github, draft, way.branch)
         except CannotStartError as error:
             reason = error.message
-    if by == "actions":
+    if way.by == "actions":
         raise _impossible(draft.repo, draft.tag, reason)
     if reason and reason != NO_ACTIONS:
         output.say(f"{draft.repo}: publishing {draft.tag} from this machine: {reason}")
@@ -50,58 +88,22 @@ class CannotStartError(MregError):
     """The workflow is there, and this token or this repository cannot start it."""
 
 
-def publish_by_actions(store: Store, release: Release) -> Release:
-    """Start the release workflow on a draft, wait for it, and return the release that it published.
+def publish_by_actions(github: GitHubStore, release: Release, branch: str) -> Release:
+    """Start the release workflow of a branch on a draft, wait for it, and return the release, now public.
 
     A run of the same tag that goes on already is waited for instead. Raises `CannotStartError` where the workflow
     cannot be started, and `MregError` with the finding where it stops.
     """
-    github = _github(store)
-    if github is None:
-        raise CannotStartError(NO_ACTIONS)
     runs = github.actions(release.repo)
     try:
-        run = _running(runs, release.tag) or _start(github, runs, release)
+        before = runs.runs(WORKFLOW)
+        run = _running(before, release.tag) or _start(github, runs, release, branch, before)
     except (AccessError, NotFoundError) as error:
         raise CannotStartError(f"{error.message} ({error.hint})") from error
     run = _wait(github, runs, run, release.repo)
     if run.conclusion != "success":
         raise _stopped(runs, run, release)
-    for seconds in (*LAG, None):
-        found = next((r for r in store.releases(release.repo) if r.tag == release.tag and not r.draft), None)
-        if found:
-            return found
-        if seconds is not None:
-            github.sleep(seconds)
-    raise IntegrityError(
-        f"{release.repo}: {run.url} ended well, and {release.tag} is not public",
-        hint="run the same command again, or --publish-with direct",
-    )
-
-
-def settle(store: Store, repo: str, tag: str, *, by: By) -> None:
-    """Wait for a run that works on this tag already, so that nothing changes under its hands.
-
-    Raises `MregError` where `by` is "actions" and the repository has no workflow to be started.
-    """
-    if by == "direct":
-        return
-    github, reason = _github(store), _why_not(store, repo)
-    if by == "actions" and reason:
-        raise _impossible(repo, tag, reason)
-    if github is None or reason:
-        return
-    runs = github.actions(repo)
-    try:
-        run = _running(runs, tag)
-    except (AccessError, NotFoundError):  # a token that may not read them: there is nothing to be adopted
-        return
-    if run is None:
-        return
-    output.say(f"{repo}: a run of the release workflow is working on {tag} already")
-    run = _wait(github, runs, run, repo)
-    if run.conclusion != "success":
-        output.warn(f"{repo}: that run ended with {run.conclusion}: trying again")
+    return replace(release, draft=False)
 
 
 def _impossible(repo: str, tag: str, reason: str) -> MregError:
@@ -119,13 +121,11 @@ def _github(store: Store) -> GitHubStore | None:
     return store if isinstance(store, GitHubStore) else None
 
 
-def _why_not(store: Store, repo: str) -> str:
+def _why_not(github: GitHubStore, repo: str) -> str:
     """Return why the workflow cannot be used, "" where it can."""
-    if _github(store) is None:
-        return NO_ACTIONS
     path = f".github/workflows/{WORKFLOW}"
     try:
-        text = store.read_file(repo, path).decode("utf-8", "replace")
+        text = github.read_file(repo, path).decode("utf-8", "replace")
     except NotFoundError:
         return f"its default branch has no {path}"
     return "" if CALLED in text else f"{path} does not call mreg's model-release.yml"
@@ -135,14 +135,13 @@ def _title(tag: str) -> str:
     return f"release {tag}"  # `run-name` of the workflow that `mreg new` writes
 
 
-def _running(runs: GitHubActions, tag: str) -> Run | None:
-    return next((run for run in runs.runs(WORKFLOW) if run.title == _title(tag) and not run.done), None)
+def _running(runs: Iterable[Run], tag: str) -> Run | None:
+    return next((run for run in runs if run.title == _title(tag) and not run.done), None)
 
 
-def _start(github: GitHubStore, runs: GitHubActions, release: Release) -> Run:
+def _start(github: GitHubStore, runs: GitHubActions, release: Release, branch: str, before: Iterable[Run]) -> Run:
     """Start the workflow; find its run by its title where GitHub does not tell the number or the answer is lost."""
-    before = {run.id for run in runs.runs(WORKFLOW)}
-    branch = github.repo(release.repo).default_branch
+    known = {run.id for run in before}
     lost: RegistryError | None = None
     number = ""
     try:
@@ -152,7 +151,7 @@ def _start(github: GitHubStore, runs: GitHubActions, release: Release) -> Run:
     if number:
         return runs.run(number)
     for seconds in (*LAG, None):
-        found = [run for run in runs.runs(WORKFLOW) if run.id not in before and run.title == _title(release.tag)]
+        found = [run for run in runs.runs(WORKFLOW) if run.id not in known and run.title == _title(release.tag)]
         if found:
             return found[0]
         if seconds is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -35,8 +36,8 @@ def warn(text: str) -> None:
 
 
 def is_terminal() -> bool:
-    """Whether a person is watching stderr."""
-    return sys.stderr.isatty()
+    """Whether a person is watching stderr; a job of CI may have a terminal, and only a log behind it."""
+    return sys.stderr.isatty() and not os.environ.get("CI")
 
 
 def ask_secret(question: str) -> str:

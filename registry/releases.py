@@ -108,8 +108,7 @@ def release(
     if info.archived:
         raise ConflictError(f"{repo.name}: archived in {store.location}", hint="un-archive it first")
     _require_ok(check(repo.root))
-    if not (dry_run or draft):
-        actions.settle(store, repo.name, tag, by=by)
+    way = None if dry_run or draft else actions.find_way(store, info, tag, by=by)
     releases = [with_digests(store, r) if r.tag == tag else r for r in store.releases(repo.name)]
     public = any(r.tag == tag and not r.draft for r in releases)
     # Under a tag that is public a new package is only to be compared: what was released stays in dist.
@@ -128,9 +127,9 @@ def release(
                 tag=tag, url="", assets=_planned(info, tag, wanted), published=False, changed=False, plan=lines
             )
         made, changed = _fill_draft(repo, store, info, plan, files)
-        if draft:
+        if way is None:
             return _outcome(made, wanted, changed=changed, plan=lines)
-        publish_or_yield(store, made, lambda: actions.publish(store, made, latest=plan.latest, by=by))
+        publish_or_yield(store, made, lambda: actions.publish(store, made, way, latest=plan.latest))
         return _outcome(read_back(store, made, wanted), wanted, changed=True, plan=lines)
 
 
@@ -145,7 +144,7 @@ def _fill_draft(repo: Repo, store: Store, info: RepoInfo, plan: Plan, files: Fil
         location=store.location,
     )
     changed = bool(plan.surplus or plan.broken or plan.missing or plan.draft is None)
-    draft = plan.draft or store.create_draft(repo.name, plan.tag, title=plan.tag, notes=notes)
+    draft = plan.draft or store.create_draft(repo.name, plan.tag, title=plan.tag, notes=notes, commit=info.commit)
     if _lines(draft.notes) != _lines(notes):
         store.set_notes(draft, notes)
         changed = True

@@ -1,6 +1,7 @@
 """Publishing with Actions: the workflow is started once, waited for, and its refusal is told; the draft stays."""
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from registry import attestation, drafts, scaffold
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
 from registry.model_toml import find_repo
 from registry.releases import release
+from registry.stores.github import GitHubStore
 
 ARCHIVE = f"{NAME}-{TAG}.zip"
 
@@ -35,6 +37,7 @@ def workflow(hub, github):
 
     class Workflow:
         finding = ""  # what stops it
+        store = github
 
         def __call__(self, hub, repo, run):
             progress(hub, run, "in_progress")
@@ -49,7 +52,7 @@ def workflow(hub, github):
                 progress(hub, run, "completed", "failure")
                 return
             sums = {a["name"]: a["digest"][7:] for r in repo["releases"].values() for a in r["assets"].values()}
-            drafts.publish(f"{NAME}@{tag}", github, "\n".join(f"{digest}  {name}" for name, digest in sums.items()))
+            drafts.publish(f"{NAME}@{tag}", self.store, "\n".join(f"{digest}  {name}" for name, digest in sums.items()))
             progress(hub, run, "completed", "success")
 
     hub.runner = Workflow()
@@ -326,3 +329,14 @@ def test_it_is_compared_with_the_newest_release_that_is_older(released, tmp_path
         released.upload(draft, made.manifest)
     assert drafts.fetch(f"{NAME}@r20260301", released, tmp_path / "new").previous == f"{NAME}@{TAG}"
     assert drafts.fetch(f"{NAME}@r20260115", released, tmp_path / "old").previous == ""
+
+
+def test_with_actions_too_a_release_of_three_assets_needs_at_most_15_requests(github, hub, repo, workflow):
+    theirs = hub.add_token("ghs_workflow")  # the workflow has a token, and a limit, of its own
+    workflow.store = GitHubStore(hub.org, token=theirs)
+    hub.requests.clear()
+    assert len(release(repo, GitHubStore(hub.org), tag=TAG, by="actions").assets) == 3
+    ours = [r for r in hub.requests if r.path.startswith("/repos/") and theirs not in r.headers["authorization"]]
+    asked = [f"{r.method} {r.path}" for r in ours if not re.search(r"/actions/runs/\d+$", r.path)]
+    assert len(asked) <= 13, asked
+    assert sum(r.status == 200 for r in ours if re.search(r"/actions/runs/\d+$", r.path)) <= 3  # 304 is free

@@ -98,20 +98,27 @@ def test_a_broken_upload_of_somebody_who_was_killed_is_replaced(hub, github, dra
     assert states(hub) == ["uploaded"]
 
 
-def test_an_upload_streams_with_its_length_and_needs_two_requests(hub, github, draft, archive):
-    github.upload(draft, archive)
+def test_an_upload_streams_with_its_length_in_one_request_or_two_where_the_draft_is_older(hub, draft, archive):
+    store = GitHubStore(hub.org)
+    store.upload(draft, archive)
     assert [(r.method, r.status) for r in hub.requests] == [("GET", 200), ("POST", 201)]
     assert hub.requests[1].headers["content-length"] == "3000000"
     assert hub.requests[1].headers["content-type"] == "application/zip"
+    made = store.create_draft(NAME, "r20260201", title="", notes="", commit=draft.commit)
+    hub.requests.clear()
+    store.upload(made, archive)
+    assert [(r.method, r.status) for r in hub.requests] == [("POST", 201)]
 
 
-def test_an_upload_address_on_another_server_gets_no_token(hub, github, draft, archive, monkeypatch):
+def test_an_upload_address_on_another_server_gets_no_token(hub, draft, archive, monkeypatch):
     from fakehub import views
 
     real = views.release
     monkeypatch.setattr(views, "release", lambda *a: {**real(*a), "upload_url": "http://evil.example/x{?name}"})
     with pytest.raises(RegistryError, match="evil"):
-        github.upload(draft, archive)
+        GitHubStore(hub.org).upload(draft, archive)
+    with pytest.raises(RegistryError, match="evil"):
+        GitHubStore(hub.org).create_draft(NAME, "r20260201", title="", notes="")
 
 
 @pytest.mark.parametrize(

@@ -107,13 +107,13 @@ def test_an_archive_that_the_check_refuses_is_not_published(act, hub, github, ti
         github.upload(draft, path)
     object.__setattr__(github._api.pace, "sleep", lambda _: time.sleep(0.2))  # the run takes real time
     with pytest.raises(MregError, match="did not publish") as caught:
-        actions.publish_by_actions(github, draft)
+        actions.publish_by_actions(github, draft, "main")
     (run,) = hub.runs
     assert run.jobs["check"].failed == "Check every archive, and run it", run.log
     codes = {entry.get("title", "") for entry in run.jobs["check"].errors}
     assert "image_orientation" in caught.value.message
     assert any(codes)
-    assert "image_orientation" in run.summary
+    assert "ORIENT001" in run.summary
     assert not {"attest", "publish"} & {job.name for job in run.jobs.values() if job.result == "success"}
     (found,) = github.releases(NAME)
     assert found.draft

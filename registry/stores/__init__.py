@@ -104,8 +104,8 @@ class Store(Protocol):
         Newest tag first. Their assets may have a name and an address only; `releases` knows them whole.
         """
 
-    def create_draft(self, repo: str, tag: str, *, title: str, notes: str) -> Release:
-        """Create a draft on the head of the default branch."""
+    def create_draft(self, repo: str, tag: str, *, title: str, notes: str, commit: str = "") -> Release:
+        """Create a draft on a commit, "" for the head of the default branch."""
 
     def upload(self, release: Release, path: Path, progress: Callable[[int], None] | None = None) -> Asset:
         """Stream a file into a draft under the file's own name; remove what a failed try left behind.

@@ -135,8 +135,8 @@ class FolderStore:
         """Return the releases of several repositories."""
         return {repo: self.releases(repo) for repo in repos}
 
-    def create_draft(self, repo: str, tag: str, *, title: str, notes: str) -> Release:
-        """Create a draft on the repository's commit."""
+    def create_draft(self, repo: str, tag: str, *, title: str, notes: str, commit: str = "") -> Release:
+        """Create a draft on a commit, "" for the repository's."""
         check_tag(repo, tag)
         with self._locked(repo):
             record = self._record(repo)
@@ -145,7 +145,13 @@ class FolderStore:
             record = replace(record, last_id=record.last_id + 1)
             write_json(self._folder(repo) / "repo.json", asdict(record))
             release = Release(
-                id=str(record.last_id), repo=repo, tag=tag, title=title, notes=notes, draft=True, commit=record.commit
+                id=str(record.last_id),
+                repo=repo,
+                tag=tag,
+                title=title,
+                notes=notes,
+                draft=True,
+                commit=commit or record.commit,
             )
             folder = self._folder(repo) / "releases" / f"{DRAFT}{release.id}"
             write_release(folder, release)

@@ -133,13 +133,13 @@ class GitHubStore:
                 return newest_releases(self._api, self.org, repos)
         return {repo: self.releases(repo) for repo in repos}
 
-    def create_draft(self, repo: str, tag: str, *, title: str, notes: str) -> Release:
-        """Create a draft on the head of the default branch."""
+    def create_draft(self, repo: str, tag: str, *, title: str, notes: str, commit: str = "") -> Release:
+        """Create a draft on a commit, "" for the head of the default branch."""
         place = self._repo(repo)
         self._api.require("contents", place.where, f"release {tag}")
         body = {"tag_name": check_tag(repo, tag), "name": title, "body": notes, "draft": True}
         with _expecting(place.where):
-            commit = self.repo(repo).commit
+            commit = commit or self.repo(repo).commit
             if not commit:
                 raise ConflictError(f"{place.where}: the repository is empty", hint="push its first commit: mreg new")
             body["target_commitish"] = commit
@@ -160,6 +160,7 @@ class GitHubStore:
                 "POST", f"{place.path}/releases", body,
                 where=place.where, what=f"create the draft of {tag}", needs="contents", recover=recover,
             )  # fmt: skip
+            self._upload_address(place.where, document)
             return _release(document, repo)
 
     def upload(self, release: Release, path: Path, progress: Callable[[int], None] | None = None) -> Asset:
@@ -182,16 +183,22 @@ class GitHubStore:
         place = self._repo(release.repo)
         draft = self._draft(release, "take an asset")
         with _expecting(place.where):
-            address: str = draft["upload_url"].partition("{")[0]
             known = [_asset(document) for document in draft["assets"]]
-        if not self._api.trusts(address):
-            raise RegistryError(f"{place.where}: {address} is no address of {self._api.url}", hint="no token was sent")
         for asset in known:
             if asset.name == path.name and asset.uploaded:
                 raise _taken(place.where, release, path)
             if asset.name == path.name:
                 self._delete_asset(release, asset.id)
-        self._addresses[release.id] = address
+        return self._upload_address(place.where, draft)
+
+    def _upload_address(self, where: str, document: Json) -> str:
+        """Keep the address for uploads that a release tells; raise where it must not see the token."""
+        with _expecting(where):
+            address: str = document["upload_url"].partition("{")[0]
+            number = str(document["id"])
+        if not self._api.trusts(address):
+            raise RegistryError(f"{where}: {address} is no address of {self._api.url}", hint="no token was sent")
+        self._addresses[number] = address
         return address
 
     def delete_asset(self, release: Release, asset: Asset) -> None:

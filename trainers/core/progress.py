@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ class Progress:
         self.console = Console(file=stream or sys.stderr, soft_wrap=True, highlight=False)
         self._last_line = -SECONDS_BETWEEN_LINES
 
+    @property
+    def live(self) -> bool:
+        """Whether bars are drawn: a job of CI may have a terminal, where their codes would hide what follows."""
+        return self.console.is_interactive and not os.environ.get("CI")
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage and say so when it has ended."""
@@ -35,7 +41,7 @@ class Progress:
     @contextmanager
     def bar(self, title: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
         """Give `advance(text="", steps=1)`, to be called as the work goes on; `text` is shown beside the bar."""
-        if not self.console.is_terminal:
+        if not self.live:
             yield lambda text="", steps=1: self._line(text)  # noqa: ARG005 - the terminal's half counts them
             return
         columns = (

@@ -151,7 +151,7 @@ def _predict_all(
                 scores[case.name] = case_scores(labels, truth, names, voxel_mm(like))
             if case.output:
                 write_labels(case.output, labels, like)
-            if progress.console.is_terminal:
+            if progress.live:
                 advance(case.name)
             else:
                 progress.say(f"{case.name}: {time.monotonic() - start:.1f} s")
