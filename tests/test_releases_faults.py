@@ -186,3 +186,36 @@ def test_twenty_kills_leave_what_the_next_run_completes(github, hub, repo, tmp_p
         whole = [r.path for r in hub.requests if r.method == "POST" and "/assets?" in r.path and r.status == 201]
         assert len(whole) == len({re.sub(r".*/assets", "", path) for path in whole}) == 3, whole
     assert killed >= 15
+
+
+def test_neither_the_token_nor_a_signed_address_is_in_any_output_log_or_file(
+    github, hub, hub_token, repo, mreg, tmp_path, caplog, monkeypatch
+):
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("MREG_CACHE", str(tmp_path / "cache"))
+    add_repo(github, tmp_path / "first-commit")
+    place, ref, said = ["--registry", f"github:{hub.org}"], f"{NAME}@{TAG}", []
+    commands = [
+        ["release", repo.root, "--tag", TAG, *place],
+        ["list", *place],
+        ["show", ref, "--json", *place],
+        ["fetch", ref, "--out", tmp_path / "out", *place],
+        ["verify", ref, *place],
+        ["diff", ref, ref, *place],
+        ["yank", ref, "--reason", "canary", *place],
+    ]
+    leak = f"Authorization: Bearer {hub_token}"
+    for number, words in enumerate(commands):
+        hub.fault(".*", "", "status", status=(400, 403, 422)[number % 3], message=leak)
+        hub.fault("GET", "/release-assets/", "status", status=403, message=leak, times=6)
+        results = [mreg(*words)]  # a refusal that repeats the token
+        hub.faults.clear()
+        results.append(mreg(*words))
+        said += [text for result in results for text in (result.stdout, result.stderr, repr(result.exception))]
+    assert len(hub.repo(NAME)["releases"]) == 1
+    files = [f for folder in (repo.root, tmp_path / "cache", tmp_path / "out") for f in folder.rglob("*")]
+    said += [f.read_bytes().decode("latin-1") for f in files if f.is_file()]
+    assert hub.count("GET", "/release-assets/") > 0
+    for text in (*said, caplog.text):
+        assert hub_token not in text
+    assert not any("?sig=" in text for text in said)
