@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from threadpoolctl import threadpool_limits
 
+from trainers.core.cases import each_case
 from trainers.core.environment import cpu_count
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
@@ -31,13 +30,10 @@ from trainers.segmentation.raw_cases import RawCases
 from trainers.segmentation.topology import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
     from trainers.core.progress import Progress
 
-Result = TypeVar("Result")
 KEEP_BYTES = 1 << 30  # of raw cases between fingerprint and preprocessing; beyond that they are read again
 
 
@@ -79,7 +75,7 @@ def _fingerprint(target: Path, cases: RawCases, threads: int, progress: Progress
     if target.is_file() and _is_json(target):
         return
     with progress.stage("fingerprint"), progress.bar("fingerprint", len(cases.files)) as advance:
-        found = _each_case(lambda case: facts(cases.read(case), len(cases.files)), list(cases.files), threads, advance)
+        found = each_case(lambda case: facts(cases.read(case), len(cases.files)), list(cases.files), threads, advance)
         write_json(target, fingerprint([found[case] for case in cases.files]))
 
 
@@ -139,36 +135,7 @@ def _preprocess(
             _nnunets_way(cases, case, out, manager, settings)
 
     with progress.stage("preprocess"), progress.bar("preprocess", len(missing)) as advance:
-        _each_case(one, missing, threads, advance)
-
-
-def _each_case(
-    work: Callable[[str], Result], cases: list[str], threads: int, advance: Callable[..., None]
-) -> dict[str, Result]:
-    """Do the work for every case, several at once; report all cases that cannot be used, after the others are done.
-
-    Threads are enough: unpacking, matrix products and compression all release Python's lock.
-    """
-    results, errors = {}, {}
-    with threadpool_limits(max(1, cpu_count() // threads)), ThreadPoolExecutor(threads) as pool:
-        futures = {pool.submit(work, case): case for case in cases}
-        for future in as_completed(futures):
-            case = futures[future]
-            try:
-                results[case] = future.result()
-            except TrainingError as error:
-                errors[case] = error
-            except MemoryError as error:
-                errors[case] = TrainingError(f"{case}: not enough memory", hint="fewer threads or a larger machine")
-                errors[case].__cause__ = error
-            advance(case)
-    if errors:
-        first = errors[min(errors)]
-        if len(errors) == 1:
-            raise first
-        listed = "\n".join(f"  {case}: {error.message}" for case, error in sorted(errors.items()))
-        raise TrainingError(f"{len(errors)} of {len(cases)} cases cannot be used:\n{listed}", hint=first.hint)
-    return results
+        each_case(one, missing, threads, advance)
 
 
 def _nnunets_way(cases: RawCases, case: str, out: Path, plans: PlansManager, settings: ConfigurationManager) -> None:
