@@ -21,6 +21,15 @@ OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "I": "S", "S": "I"}
 PAIRS = ("RL", "AP", "IS")
 
 
+def to_nibabel(code: str) -> str:
+    """Return nibabel's letters for SCT's, or SCT's for nibabel's: each letter becomes its opposite.
+
+    >>> to_nibabel("RPI")
+    'LAS'
+    """
+    return "".join(OPPOSITE[letter] for letter in code)
+
+
 @dataclass(frozen=True)
 class Reorientation:
     """How the axes of one grid become those of another: `axes[i]` is where its axis i goes, `flips[i]` if it turns."""
@@ -39,7 +48,7 @@ class Reorientation:
         start = nib.io_orientation(affine)
         if np.isnan(start).any():
             raise ValueError("the affine has a column of zeros")
-        end = nib.orientations.axcodes2ornt([OPPOSITE[letter] for letter in code])
+        end = nib.orientations.axcodes2ornt(to_nibabel(code))
         way = nib.orientations.ornt_transform(start, end)
         first, second, third = (int(axis) for axis in way[:, 0])
         return cls((first, second, third), (bool(way[0, 1] < 0), bool(way[1, 1] < 0), bool(way[2, 1] < 0)))
@@ -74,4 +83,4 @@ def of_affine(affine: NDArray[np.float64]) -> str:
     >>> of_affine(np.diag([-1.0, 1.0, 1.0, 1.0]))
     'RPI'
     """
-    return "".join(OPPOSITE[letter] for letter in nib.aff2axcodes(affine))
+    return to_nibabel("".join(nib.aff2axcodes(affine)))
