@@ -93,7 +93,7 @@ def _means(size: int, places: NDArray[np.float64], step: float) -> NDArray[np.fl
 
 def _apportion(shares: NDArray[Any]) -> NDArray[np.int64]:
     """Round numbers so that their sum is the rounded sum: the largest remainders are rounded up; at least 1 each."""
-    whole = np.maximum(np.floor(shares), 1).astype(np.int64)
+    whole: NDArray[np.int64] = np.maximum(np.floor(shares), 1).astype(np.int64)
     short = round(float(shares.sum())) - int(whole.sum())
     if short > 0:
         order = np.argsort(-(shares - whole), kind="stable")
