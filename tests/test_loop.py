@@ -24,6 +24,20 @@ from trainers.core.optimisers import OptimiserSettings
 SCRIPT = Path(__file__).with_name("loop_task.py")
 
 
+FORKING = """
+import multiprocessing, signal, time
+from trainers.core.stopping import Stopping
+with Stopping() as stopping:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    time.sleep(0.3)
+    child.terminate()
+    child.join()
+    assert child.exitcode == -signal.SIGTERM, child.exitcode
+    assert not stopping.reason()
+"""
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -198,3 +212,9 @@ def test_the_seed_of_a_step_does_not_depend_on_what_ran_before() -> None:
     torch.rand(100)
     seed_everything(7)
     assert torch.equal(torch.rand(3), first)
+
+
+def test_processes_that_a_library_forks_end_when_they_are_told_to() -> None:
+    """Else multiprocessing waits for them for ever."""
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr

@@ -199,3 +199,15 @@ def test_an_image_that_fits_no_memory_budget_is_read_twice_with_the_same_result(
     first, again = read.read(case), read.read(case)
     assert first is not again
     assert np.array_equal(first.images, again.images)
+
+
+def test_no_step_forks_a_process(test_data, cache, tmp_path, monkeypatch) -> None:
+    """A fork of a process with threads may hang, and nnU-Net forks pools to list files."""
+
+    def fork() -> int:
+        raise AssertionError("forked")
+
+    dataset = copy_of(test_data, "Dataset501_SpinalCordT2w", tmp_path / "raw", 2)
+    monkeypatch.setattr("os.fork", fork)
+    run(dataset, cache)
+    assert len(list((cache / dataset.name / "nnUNetPlans_3d_fullres").glob("*.pkl"))) == 2

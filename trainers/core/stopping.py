@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -30,6 +31,7 @@ class Stopping:
     def __init__(self, minutes: float | None = None) -> None:
         self.minutes = minutes
         self._signal: int | None = None
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
@@ -55,6 +57,9 @@ class Stopping:
         return ""
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._process:  # one that a library has forked: its pool waits until it ends
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         if self._signal is not None and number != getattr(signal, "SIGUSR1", None):
             sys.exit(128 + number)
         self._signal = number

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -26,14 +28,17 @@ from trainers.core.files import read_json, write_json
 from trainers.segmentation.config import PLANNERS, PLANS_NAMES, SegmentationSettings
 from trainers.segmentation.fingerprint import facts, fingerprint
 from trainers.segmentation.preprocess import is_nnunets_own, preprocess, save
-from trainers.segmentation.raw_cases import RawCases
+from trainers.segmentation.raw_cases import RawCases, training_files
 from trainers.segmentation.topology import override
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
     from trainers.core.progress import Progress
 
+LOADERS = "nnUNet_n_proc_DA"
 KEEP_BYTES = 1 << 30  # of raw cases between fingerprint and preprocessing; beyond that they are read again
 
 
@@ -88,17 +93,30 @@ def _is_json(path: Path) -> bool:
     return True
 
 
+@contextmanager
+def _planning() -> Iterator[None]:
+    """Keep nnU-Net's planner from two things: a pool of forks to list files, and no thread at all."""
+    listing, loaders = default_experiment_planner.get_filenames_of_train_images_and_targets, os.environ[LOADERS]
+    default_experiment_planner.get_filenames_of_train_images_and_targets = lambda folder, document: training_files(
+        Path(folder), document
+    )
+    os.environ[LOADERS] = str(max(1, int(loaders)))  # the planner takes it for a number of threads
+    try:
+        yield
+    finally:
+        default_experiment_planner.get_filenames_of_train_images_and_targets = listing
+        os.environ[LOADERS] = loaders
+
+
 def _plan(name: str, planner: str, target: Path) -> None:
     if planner == "default":
         plan_class = ExperimentPlanner
     else:
         plan_class = getattr(residual_encoder_unet_planners, PLANNERS[planner])
-    loaders = os.environ["nnUNet_n_proc_DA"]
-    os.environ["nnUNet_n_proc_DA"] = str(max(1, int(loaders)))  # the planner takes it for a number of threads
     # nnU-Net writes the file itself, in place: let it write another one and rename that.
     partial = f"{target.stem}.part"
-    plans = plan_class(name, plans_name=partial).plan_experiment()
-    os.environ["nnUNet_n_proc_DA"] = loaders
+    with _planning():
+        plans = plan_class(name, plans_name=partial).plan_experiment()
     (target.parent / f"{partial}.json").unlink(missing_ok=True)
     text = repr(partial)
     for configuration in plans["configurations"].values():
