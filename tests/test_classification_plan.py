@@ -287,7 +287,7 @@ def test_profiles_say_what_the_user_does_not():
     settings = ClassificationSettings(profile="auc23", lr=0.5).resolved()
     assert (settings.lr, settings.momentum, settings.epochs, settings.norm) == (0.5, 0.99, 200, "batch")
     default = ClassificationSettings().resolved()
-    assert (default.optimiser, default.lr) == ("adamw", 1e-3)
+    assert (default.optimiser, default.lr, default.norm) == ("adamw", 1e-3, "batch")
     for profile in PROFILES:
         document = ClassificationSettings(profile=profile).resolved().model_dump()
         assert {key for key, value in document.items() if value is None} == {

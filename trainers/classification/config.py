@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 PROFILES: dict[str, dict[str, Any]] = {
     "default": {
         "epochs": 60, "iterations": 10, "batch_size": None, "optimiser": "adamw", "lr": 1e-3, "momentum": 0.9,
-        "weight_decay": 1e-2, "schedule": "cosine", "warmup": 1.0, "norm": "group", "pool": "global",
+        "weight_decay": 1e-2, "schedule": "cosine", "warmup": 1.0, "norm": "batch", "pool": "global",
         "class_weights": True, "label_smoothing": 0.0,
     },
     "auc23": {

@@ -1,0 +1,72 @@
+"""Figures of a validation: ROC curves and reliability diagrams, one panel a label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from trainers.classification.validation import BINARY, bins
+from trainers.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trainers.classification.plan import Plan
+    from trainers.classification.validation import Judged
+
+ROC, RELIABILITY = "roc.png", "reliability.png"
+PANEL = 3.6  # inches
+
+
+def draw(folder: Path, plan: Plan, cases: Sequence[Judged], document: dict[str, Any]) -> None:
+    """Draw both figures of a document's cases into a folder."""
+    for name, panel in ((ROC, _roc), (RELIABILITY, _reliability)):
+        figure = Figure(figsize=(PANEL * len(plan.labels), PANEL), layout="constrained")
+        for number, label in enumerate(plan.labels):
+            axes = figure.add_subplot(1, len(plan.labels), number + 1, aspect="equal")
+            known = [case for case in cases if case.targets[number] is not None]
+            targets = np.array([case.targets[number] for case in known], dtype=np.int64)
+            found = np.array([case.probabilities[number] for case in known], dtype=np.float64)
+            axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+            panel(axes, label.values, targets, found, document["labels"][label.name])
+            axes.set_title(f"{label.name}, {len(known)} cases", fontsize="medium")
+            axes.set_xlim(-0.02, 1.02)
+            axes.set_ylim(-0.02, 1.02)
+        with atomic_path(folder / name) as temporary:
+            figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def _roc(axes: Any, values: Sequence[str], targets: Any, found: Any, about: dict[str, Any]) -> None:
+    for number, value in enumerate(values):
+        entry = about["classes"].get(value)
+        if entry is None or entry["auc"] is None:
+            continue
+        false, true, _ = roc_curve(targets == number, found[:, number])
+        low, high = entry.get("interval") or (None, None)
+        interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
+        axes.plot(false, true, label=f"{value}: {entry['auc']:.2f}{interval}")
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small", loc="lower right", title="AUC", title_fontsize="small")
+
+
+def _reliability(axes: Any, values: Sequence[str], targets: Any, found: Any, about: dict[str, Any]) -> None:
+    for number, value in enumerate(values):
+        if (len(values) == BINARY and number == 0) or not len(targets):
+            continue
+        said, true = found[:, number], targets == number
+        parts = bins(said)
+        points = [(said[part].mean(), true[part].mean()) for part in parts]
+        axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=value)
+    axes.set_xlabel("predicted probability")
+    axes.set_ylabel("share of cases")
+    if about["ece"] is not None and len(targets):
+        axes.legend(
+            fontsize="small", loc="upper left", title=f"Brier {about['brier']:.2f}, ECE {about['ece']:.2f}",
+            title_fontsize="small",
+        )  # fmt: skip
