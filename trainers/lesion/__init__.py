@@ -1,0 +1,1 @@
+"""Lesions of the spinal cord: a network that looks only at what lies around the cord."""
