@@ -51,7 +51,7 @@ def test_gaps_are_bridged_ends_are_held_for_a_while_and_specks_do_not_pull() -> 
     found = Centreline.of_mask(mask, grid).along(working(grid), hold_mm=3)
     assert found.gap_mm == pytest.approx(11)
     assert found.slices == slice(7, 120)  # the first centre of the mask lies at 12.5, 3 mm are 6 slices
-    assert np.abs(found.centres - whole.centres[7:]).max() < 1.0
+    assert np.abs(found.centres - whole.centres[7:]).max() < 1.5
 
 
 def test_a_line_on_any_grid_serves_an_image_on_another() -> None:
