@@ -1,0 +1,1 @@
+"""Recipe `pretrain`: encoders from images without labels."""
