@@ -32,6 +32,10 @@ class AccessError(MregError):
 class StoppedError(MregError):
     """Long work that was told to stop and has saved where it stands; the same call goes on."""
 
+    def __init__(self, message: str, *, hint: str = "", signals: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.signals = signals  # names of those that this process received meanwhile
+
 
 class RegistryError(MregError):
     """The registry cannot be reached or answers with something else than expected."""

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,43 @@ from trainers.catalog import RECIPES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trainers.catalog import Recipe
+
 # Settings that change where or how fast a training runs, not what comes out: they do not make it another run.
 NOT_PART_OF_THE_RESULT = {"folds", "device", "workers", "checkpoint_minutes", "compile", "trackers"}
 # Packages whose version changes the preprocessed voxels (batchgenerators 0.25.5 changed its label resampling).
 SHAPES_THE_DATA = ("nnunetv2", "batchgenerators", "acvl-utils")
 DATA_CONTRACT = ("channel_names", "labels", "regions_class_order", "image_orientation")
 CASE_LISTS = ("training", "test", "dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A training before anything is computed: checked settings and data, and the folder of its result."""
+
+    recipe: Recipe
+    settings: dict[str, Any]
+    dataset: Path
+    dataset_json: dict[str, Any]
+    digest: str  # of the dataset
+    trainer_file: Path | None
+    run: Path
+
+
+def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
+    """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
+    recipe = RECIPES[repo.toml.train.recipe]
+    settings = resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
+    dataset = repo.dataset.resolve()
+    dataset_json = _read_dataset_json(dataset)
+    trainer_file = _trainer_file(repo, settings["trainer"])
+    _keep_contract(repo, dataset_json)
+    with output.stage("hash the dataset"):
+        digest = dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
+    return Planned(
+        recipe=recipe, settings=settings, dataset=dataset, dataset_json=dataset_json, digest=digest,
+        trainer_file=trainer_file, run=repo.runs / _run_name(settings, digest, trainer_file),
+    )  # fmt: skip
 
 
 def train(
@@ -39,23 +71,18 @@ def train(
     Returns the run and which folds were trained now (`trained`) or before (`done_before`). Raises `StoppedError` when a
     signal or `max_minutes` ended it before its time, with everything saved.
     """
-    recipe = RECIPES[repo.toml.train.recipe]
-    settings = resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
-    dataset = repo.dataset.resolve()
-    dataset_json = _read_dataset_json(dataset)
-    trainer_file = _trainer_file(repo, settings["trainer"])
-    _keep_contract(repo, dataset_json)
-    with output.stage("hash the dataset"):
-        digest = dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
-    cache = repo.data / "preprocessed" / f"{dataset.name}-{_short(digest, *_versions(), settings['planner'])}"
+    planned = plan(repo, overrides)
+    settings, dataset, run_folder = planned.settings, planned.dataset, planned.run
+    cache = repo.data / "preprocessed" / f"{dataset.name}-{_short(planned.digest, *_versions(), settings['planner'])}"
     _verify_once(dataset, cache)
-    run_folder = repo.runs / _run_name(settings, digest, trainer_file)
     if restart:
-        _set_aside(run_folder)
+        set_aside(run_folder)
     settings["folds"] = _all_folds(run_folder, settings["folds"])
+    dataset_json = dict(planned.dataset_json)
     _forget_case_lists(dataset_json)
+    trainer_file = planned.trainer_file
     answer = workers.call(
-        recipe.name,
+        planned.recipe.name,
         {
             "kind": "train",
             "dataset": str(dataset),
@@ -68,16 +95,16 @@ def train(
             "gpus": gpus,
             "max_minutes": max_minutes,
             "config": {
-                "recipe": recipe.name,
+                "recipe": planned.recipe.name,
                 "trainer": settings["trainer"],
-                "plans": recipe.plans_name(settings),
+                "plans": planned.recipe.plans_name(settings),
                 "configuration": settings["configuration"],
                 "settings": settings,
                 "dataset": {
                     "name": dataset.name,
                     "id": int(dataset.name[7:10]),
                     "path": os.path.relpath(repo.dataset, repo.root),
-                    "hash": digest,
+                    "hash": planned.digest,
                     "image_orientation": dataset_json["image_orientation"],
                     "num_training": dataset_json["numTraining"],
                 },
@@ -85,10 +112,12 @@ def train(
             },
         },
     )
+    told = answer.pop("told", ())
     if reason := answer.pop("stopped"):
         raise StoppedError(
             f"{run_folder}: stopped by {reason}; everything is saved",
             hint="run the same command again: it continues with the next step",
+            signals=tuple(told),
         )
     if trainer_file:
         shutil.copyfile(trainer_file, run_folder / "trainer_class.py")
@@ -118,7 +147,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
     key, equals, value = text.partition("=")
     key = key.strip()
-    if not equals or not re.fullmatch(r"\w+", key):
+    if not equals or not re.fullmatch(r"(slurm\.)?\w+", key):
         raise MregError(f"--set {text!r} is not KEY=VALUE", hint="for example --set epochs=100")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
@@ -227,7 +256,7 @@ def _run_name(settings: dict[str, Any], digest: str, trainer_file: Path | None) 
     return f"{settings['configuration']}-{_short(json.dumps(counts, sort_keys=True), digest, source)}"
 
 
-def _set_aside(run_folder: Path) -> None:
+def set_aside(run_folder: Path) -> None:
     """Rename an existing run: starting anew must not cost what a mistaken flag would destroy."""
     if run_folder.exists():
         number = 1

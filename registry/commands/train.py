@@ -16,6 +16,12 @@ from registry.commands._options import json_option
 @click.option("--fold", "folds", multiple=True, metavar="F", help="Fold to train, or all; repeat for several.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to train.")
 @click.option("--gpus", type=click.IntRange(min=1), default=1, help="GPUs of this machine for one training.")
+@click.option(
+    "--launcher",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    help="Train here, or in a Slurm job that is queued again until the training is done.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of [train].")
 @click.option("--max-time", "max_minutes", type=float, metavar="MINUTES", help="Stop then; the same command goes on.")
 @click.option("--restart", is_flag=True, help="Start anew; the earlier run is kept under another name.")
@@ -25,6 +31,7 @@ def command(
     folds: tuple[str, ...],
     device: str | None,
     gpus: int,
+    launcher: str,
     max_minutes: float | None,
     assignments: tuple[str, ...],
     restart: bool,
@@ -42,6 +49,7 @@ def command(
       mreg train --fold 0 --fold 1 --device cuda
       mreg train --set configuration=2d --set epochs=100
       mreg train --max-time 230                    in a job that may take four hours
+      mreg train --launcher slurm --set slurm.partition=gpu --set slurm.time=08:00:00
     """
     from registry import training
     from registry.model_toml import find_repo
@@ -51,8 +59,39 @@ def command(
         overrides["folds"] = [int(fold) if fold.isdigit() else fold for fold in folds]
     if device:
         overrides["device"] = device
+    wanted = {key.removeprefix("slurm."): overrides.pop(key) for key in list(overrides) if key.startswith("slurm.")}
+    if launcher == "slurm":
+        _submit(
+            find_repo(repo), overrides, wanted, gpus=gpus, restart=restart, max_minutes=max_minutes, as_json=as_json
+        )
+        return
+    if wanted:
+        raise click.UsageError(f"--set slurm.{next(iter(wanted))} is for --launcher slurm")
     run, answer = training.train(find_repo(repo), overrides, gpus=gpus, restart=restart, max_minutes=max_minutes)
     if as_json:
         output.document({"run": str(run.path), "complete": run.complete, **answer})
     else:
         output.answer(run.path)
+
+
+def _submit(
+    repo: Any,
+    overrides: dict[str, Any],
+    wanted: dict[str, Any],
+    *,
+    gpus: int,
+    restart: bool,
+    max_minutes: float | None,
+    as_json: bool,
+) -> None:
+    """Put the training into Slurm's queue and say where it will be seen."""
+    from registry import slurm
+
+    if max_minutes is not None:
+        raise click.UsageError("--max-time is for --launcher local; a Slurm job has --set slurm.time=HH:MM:SS")
+    submitted = slurm.submit(repo, overrides, wanted, gpus=gpus, restart=restart)
+    output.say(f"job {submitted.job} is in the queue: squeue -j {submitted.job}; it writes to {submitted.log}")
+    if as_json:
+        output.document({"run": str(submitted.run), "job": submitted.job, "log": str(submitted.log)})
+    else:
+        output.answer(submitted.run)

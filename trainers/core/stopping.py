@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
-)  # Slurm sends SIGUSR1 ahead of a job's time limit where --signal asks for it
+# Ahead of a job's end Slurm sends what --signal asks for, mostly SIGUSR1; submitit asks for SIGUSR2.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
@@ -21,7 +20,9 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
 
 
 class Stopping:
-    """Within its context a first signal asks the loop to finish its step and save; a second one ends at once.
+    """Within its context a signal asks the loop to finish its step and save; a second Ctrl-C ends at once.
+
+    Other signals come twice when a scheduler sends them to all processes of a job and the command passes them on.
 
     >>> with Stopping(minutes=0) as stopping:
     ...     stopping.reason()
@@ -60,6 +61,6 @@ class Stopping:
         if os.getpid() != self._process:  # one that a library has forked: its pool waits until it ends
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        if self._signal is not None and number != getattr(signal, "SIGUSR1", None):
+        if self._signal is not None and number == signal.SIGINT:
             sys.exit(128 + number)
         self._signal = number
