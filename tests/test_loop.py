@@ -206,6 +206,15 @@ def test_rates_rise_and_fall_as_asked() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
+def test_rates_of_nnssl_change_once_an_epoch() -> None:
+    convolutional = OptimiserSettings(by_epoch=True)
+    found = [convolutional.rate(epoch + 0.9, 1000) for epoch in (0, 500, 999)]
+    assert found == pytest.approx([1e-2, 5.359e-3, 1.995e-5], rel=1e-3)
+    transformer = OptimiserSettings(name="adamw", lr=3e-4, warmup=50, by_epoch=True)
+    found = [transformer.rate(epoch + 0.5, 1000) for epoch in (0, 49, 50, 525, 999)]
+    assert found == pytest.approx([6.00e-6, 3.00e-4, 3.00e-4, 1.608e-4, 6.27e-7], rel=2e-3)
+
+
 def test_the_seed_of_a_step_does_not_depend_on_what_ran_before() -> None:
     seed_everything(7)
     first = torch.rand(3)

@@ -28,6 +28,7 @@ class OptimiserSettings(BaseModel):
     clip: Rate | None = Field(12.0, description="largest norm of the gradient")
     schedule: Literal["poly", "cosine", "constant"] = Field("poly", description="decay after the warm-up")
     warmup: Annotated[float, Field(ge=0)] = Field(0, description="epochs of linear rise from 0")
+    by_epoch: bool = Field(False, description="change the rate once an epoch, not with each step")
     final_share: Annotated[float, Field(ge=0, le=1)] = Field(0, description="share of lr at the end of cosine")
 
     def optimiser(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -40,6 +41,10 @@ class OptimiserSettings(BaseModel):
 
     def rate(self, epoch: float, epochs: int) -> float:
         """Return the learning rate at a moment of the training, in epochs from its start."""
+        if self.by_epoch:
+            epoch = math.floor(epoch)
+            if epoch < self.warmup:
+                return self.lr * (epoch + 1) / self.warmup
         if epoch < self.warmup:
             return self.lr * (epoch + 1e-3) / (self.warmup + 1e-3)
         done = min(1.0, (epoch - self.warmup) / max(1e-9, epochs - self.warmup))

@@ -94,6 +94,7 @@ class Sampling:
     flat: bool = False  # batches have no axis Z
     foreground: float = 0.33  # share of a batch, at its end
     by_chance: bool = False  # that share is a probability for each sample instead
+    centred: bool = False  # always in the middle of a case
     annotated: tuple[int, ...] | None = None  # key of all annotated voxels where there is an ignore label
 
     def wants_foreground(self, rng: np.random.Generator, sample: int) -> bool:
@@ -110,6 +111,8 @@ class Sampling:
         for size, patch, source in zip(shape, self.patch, self.source, strict=True):
             margin = max(source - patch, source - size)
             bounds.append((-margin // 2, size + margin // 2 + margin % 2 - source))
+        if self.centred:
+            return tuple(int((low + high) / 2) for low, high in bounds)
         voxels = self._centres(rng, places, foreground=foreground)
         if voxels is None:
             return tuple(int(rng.integers(low, high + 1)) for low, high in bounds)

@@ -75,6 +75,8 @@ def unet(config: ResEncConfig, norm: type[nn.Module] = nn.InstanceNorm3d) -> nn.
     net: nn.Module = ResidualEncoderUNet(
         input_channels=config.channels_in, num_classes=config.channels_out, deep_supervision=False, **keywords
     )
+    for layer in net.decoder.seg_layers[:-1]:  # type: ignore[union-attr, index]
+        layer.requires_grad_(False)  # without deep supervision nothing comes out of them
     return net
 
 

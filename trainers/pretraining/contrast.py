@@ -19,7 +19,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
     """
     count = len(first)
     embeddings = functional.normalize(torch.cat([first, second]).float(), dim=1)
-    likeness = embeddings @ embeddings.T / temperature
+    with torch.autocast(first.device.type, enabled=False):  # bfloat16 cannot tell near neighbours apart
+        likeness = embeddings @ embeddings.T / temperature
     likeness.fill_diagonal_(-torch.inf)
     partner = torch.arange(2 * count, device=likeness.device).roll(count)
     return functional.cross_entropy(likeness, partner), (likeness.argmax(1) == partner).float().mean()

@@ -92,7 +92,8 @@ def voco_losses(bases: Tensor, targets: Tensor, overlaps: Tensor) -> tuple[dict[
     `positive`: likenesses are overlaps; `negative`: none where there is no overlap; `spread`: base crops differ.
     """
     bases, targets = functional.normalize(bases, dim=-1), functional.normalize(targets, dim=-1)
-    likeness = (targets @ bases.detach().transpose(1, 2)).relu()
+    with torch.autocast(bases.device.type, enabled=False):  # the logarithm below wants all digits
+        likeness = (targets @ bases.detach().transpose(1, 2)).relu()
     apart = overlaps == 0
     count = bases.shape[1]
     among = (bases @ bases.transpose(1, 2)).relu().triu(1).sum((1, 2)) * 2 / max(1, count * (count - 1))
