@@ -17,10 +17,15 @@ Result = TypeVar("Result")
 
 
 def each_case(
-    work: Callable[[str], Result], cases: list[str], threads: int, advance: Callable[..., None]
+    work: Callable[[str], Result],
+    cases: list[str],
+    threads: int,
+    advance: Callable[..., None],
+    failed: Callable[[str, TrainingError], None] | None = None,
 ) -> dict[str, Result]:
     """Do the work for every case, several at once; report all cases that cannot be used, after the others are done.
 
+    With `failed`, which is called for each of them, these are left out of the results and nothing is raised.
     Threads are enough: unpacking, matrix products and compression all release Python's lock.
     """
     results, errors = {}, {}
@@ -36,7 +41,10 @@ def each_case(
                 errors[case] = TrainingError(f"{case}: not enough memory", hint="fewer threads or a larger machine")
                 errors[case].__cause__ = error
             advance(case)
-    if errors:
+    if failed:
+        for case, found in sorted(errors.items()):
+            failed(case, found)
+    elif errors:
         first = errors[min(errors)]
         if len(errors) == 1:
             raise first

@@ -29,9 +29,18 @@ CODEC = blosc2.Codec.LZ4
 LEVEL = 1
 
 
-def write_volume(path: Path, volume: NDArray[Any], patch: Sequence[int], threads: int = 1) -> None:
-    """Write an array (C, Z, Y, X) in blocks that suit patches of `patch` voxels (Z, Y, X or Y, X)."""
-    blocks, chunks = comp_blosc2_params(volume.shape, tuple(patch), volume.itemsize)
+def write_volume(
+    path: Path,
+    volume: NDArray[Any],
+    patch: Sequence[int],
+    threads: int = 1,
+    layout: tuple[Sequence[int], Sequence[int]] | None = None,
+) -> None:
+    """Write an array (C, Z, Y, X) in blocks that suit patches of `patch` voxels (Z, Y, X or Y, X).
+
+    `layout` sets the shapes of blocks and chunks itself.
+    """
+    blocks, chunks = layout or comp_blosc2_params(volume.shape, tuple(patch), volume.itemsize)
     volume = np.ascontiguousarray(volume)
     blosc2.asarray(
         volume,
