@@ -179,16 +179,18 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _case(root: Path, said: Mapping[str, str]) -> Case:
     image = root / said["image"]
-    files = {key: root / said[key] for key in ("lesion", "cord") if key in said}
+    lesion, cord = (root / said[key] if key in said else None for key in ("lesion", "cord"))
     return Case(
-        name=_stem(image), image=image, **files, subject=said["subject"], session=said.get("session", ""),
-        contrast=said.get("contrast", ""), split=said.get("split", ""),
+        name=_stem(image), image=image, lesion=lesion, cord=cord, subject=said["subject"],
+        session=said.get("session", ""), contrast=said.get("contrast", ""), split=said.get("split", ""),
     )  # fmt: skip
 
 
 def _contradictions(cases: list[Case]) -> list[str]:
     """Return what cannot be true of all rows together: two cases of one name, a subject on both sides of a split."""
-    found, names, sides = [], set(), {}
+    found: list[str] = []
+    names: set[str] = set()
+    sides: dict[str, str] = {}
     for case in cases:
         if case.name in names:
             found.append(f"case {case.name}: listed twice")
