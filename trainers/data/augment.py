@@ -44,6 +44,9 @@ class Augmentation:
     rotation: Range = (-math.pi / 6, math.pi / 6)  # rad, one angle an axis
     p_scaling: float = 0.2
     scaling: Range = (0.7, 1.4)  # larger numbers make smaller objects
+    p_elastic: float = 0.0  # not in nnU-Net; for patches that are not flat
+    elastic: Range = (0.5, 2.0)  # standard deviation of the displacement in voxels, one for all axes
+    elastic_step: int = 16  # voxels between the points that are displaced
     p_noise: float = 0.1
     noise: Range = (0.0, 0.1)  # standard deviation (nnU-Net calls it a variance), one for all channels
     p_blur: float = 0.2
@@ -64,8 +67,10 @@ class Augmentation:
 
     def draw(self, rng: np.random.Generator, channels: int) -> Draw:
         """Draw what happens to one sample."""
+        affine, elastic = self._affine(rng), self._elastic(rng)
         return Draw(
-            affine=self._affine(rng),
+            affine=np.eye(len(self.patch)) if affine is None and elastic is not None else affine,
+            elastic=elastic,
             noise=float(rng.uniform(*self.noise)) if rng.random() < self.p_noise else 0.0,
             blur=_by_channel(
                 rng, self.p_blur, self.p_blur_channel, channels, lambda: tuple(rng.uniform(*self.blur, len(self.patch)))
@@ -80,6 +85,14 @@ class Augmentation:
             gamma=_by_channel(rng, self.p_gamma, 1, channels, lambda: _around_one(rng, self.gamma)),
             mirror=tuple(axis for axis in self.mirror if rng.random() < 0.5),  # noqa: PLR2004
         )  # fmt: skip
+
+    def _elastic(self, rng: np.random.Generator) -> NDArray[np.float32] | None:
+        """Return displacements (3, Z, Y, X) in voxels of a coarse lattice over the patch, None for none."""
+        if not self.p_elastic or rng.random() >= self.p_elastic:
+            return None
+        points = [max(2, round(size / self.elastic_step) + 1) for size in self.patch]
+        sigma = rng.uniform(*self.elastic)
+        return (rng.standard_normal((len(self.patch), *points)) * sigma).astype(np.float32)
 
     def _affine(self, rng: np.random.Generator) -> NDArray[np.float64] | None:
         """Return the matrix from offsets in the patch to offsets in the source, None for a plain crop."""
@@ -107,12 +120,19 @@ class Draw:
     inverted_gamma: dict[int, float]
     gamma: dict[int, float]
     mirror: tuple[int, ...]
+    elastic: NDArray[np.float32] | None = None  # with an affine
+
+    def bend(self, axes: int) -> NDArray[np.float64]:
+        """Return the largest elastic displacement along each of the axes, in voxels."""
+        if self.elastic is None:
+            return np.zeros(axes)
+        return np.asarray(np.abs(self.elastic).reshape(axes, -1).max(axis=1), dtype=np.float64)
 
     def source_box(self, patch: Sequence[int], source: Sequence[int]) -> list[tuple[int, int]]:
         """Return the part of a source of that shape, around its centre, that the patch depends on."""
         if self.affine is None:
             return [(start, start + n) for start, n in zip(middle(patch, source), patch, strict=True)]
-        reach = np.abs(self.affine) @ ((np.asarray(patch) - 1) / 2)
+        reach = np.abs(self.affine) @ ((np.asarray(patch) - 1) / 2) + self.bend(len(patch))
         centre = (np.asarray(source) - 1) / 2
         lower = np.maximum(np.floor(centre - reach), 0).astype(int)
         upper = np.minimum(np.ceil(centre + reach) + 1, source).astype(int)
@@ -179,7 +199,7 @@ def augment(
     images, labels = crops(sources, corners, augmentation.patch)
     for sample, (source, draw) in enumerate(pairs):
         if draw.affine is not None:
-            _warp(source, draw.affine, augmentation, images[sample], labels[sample])
+            _warp(source, draw, draw.affine, augmentation, images[sample], labels[sample])
     rows = images.view(-1, *images.shape[2:])  # (B * C, Z, Y, X)
     _intensities(rows, draws, images.shape[1], augmentation, generator)
     for sample, draw in enumerate(draws):
@@ -211,9 +231,9 @@ def crops(
 
 
 def _warp(
-    source: Source, linear: NDArray[np.float64], augmentation: Augmentation, image: Tensor, labels: Tensor
+    source: Source, draw: Draw, linear: NDArray[np.float64], augmentation: Augmentation, image: Tensor, labels: Tensor
 ) -> None:
-    """Turn and scale a source into a patch's image and labels, which are 0 and -1 before.
+    """Turn, scale and bend a source into a patch's image and labels, which are 0 and -1 before.
 
     Image and the indicators of all labels are interpolated in one go; the label with the largest one wins. What is
     missing to 1 belongs to what lies beyond the image.
@@ -221,14 +241,14 @@ def _warp(
     if not source.labels.numel():
         return
     known = _labels_in(source.labels)
-    if int(source.labels.min()) >= 0 and _stays_inside(source, linear, augmentation):
+    if int(source.labels.min()) >= 0 and _stays_inside(source, draw, linear, augmentation):
         known = [label for label in known if label]  # what is missing to 1 is background
     channels = len(source.image)
     stack = source.image.new_empty((channels + len(known), *source.image.shape[1:]))
     stack[:channels] = source.image
     for index, label in enumerate(known):
         torch.eq(source.labels[0], label, out=stack[channels + index])
-    found = _sampler(source, linear, augmentation)(stack)
+    found = _sampler(source, draw, linear, augmentation)(stack)
     image.copy_(found[:channels])
     best = 1 - found[channels:].sum(0)
     if 0 not in known:
@@ -238,9 +258,9 @@ def _warp(
         torch.maximum(best, score, out=best)
 
 
-def _stays_inside(source: Source, linear: NDArray[np.float64], augmentation: Augmentation) -> bool:
+def _stays_inside(source: Source, draw: Draw, linear: NDArray[np.float64], augmentation: Augmentation) -> bool:
     """Whether no point of the patch draws on voxels beyond the image."""
-    reach = np.abs(linear) @ ((np.asarray(augmentation.patch) - 1) / 2)
+    reach = np.abs(linear) @ ((np.asarray(augmentation.patch) - 1) / 2) + draw.bend(len(augmentation.patch))
     centre = (np.asarray(source.whole) - 1) / 2 - np.asarray(source.corner)
     last = np.asarray(source.image.shape[1:]) - 1
     return bool((centre - reach >= 0).all() and (centre + reach <= last).all())
@@ -255,13 +275,17 @@ def _labels_in(labels: Tensor) -> list[int]:
     return [int(label) for label in counts.nonzero()[:, 0] + OUTSIDE if label != OUTSIDE]
 
 
-def _sampler(source: Source, linear: NDArray[np.float64], augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
+def _sampler(
+    source: Source, draw: Draw, linear: NDArray[np.float64], augmentation: Augmentation
+) -> Callable[[Tensor], Tensor]:
     """Return what interpolates volumes (N, Z, Y, X) of the source at the patch's voxels, 0 beyond the image."""
     offset = (np.asarray(source.whole) - 1) / 2 - np.asarray(
         source.corner
     )  # the source's centre, in voxels of the part
-    if not np.array_equal(linear, np.diag(np.diag(linear))):
+    if draw.elastic is not None or not np.array_equal(linear, np.diag(np.diag(linear))):
         grid = _grid(augmentation, linear, offset, source.image)
+        if draw.elastic is not None:
+            grid = grid + _displacement(draw.elastic, augmentation.patch, source.image)
         if augmentation.flat:
             return lambda volumes: _sampled_planes(volumes, grid, augmentation.patch[0], source.corner[0])
         return lambda volumes: _sampled(volumes, grid)
@@ -281,6 +305,14 @@ def _grid(augmentation: Augmentation, linear: NDArray[np.float64], offset: NDArr
     theta = np.concatenate([scale[::-1, ::-1], shift[::-1, None]], axis=1)
     tensor = torch.tensor(theta[None], dtype=like.dtype, device=like.device)
     return functional.affine_grid(tensor, [1, 1, *shape], align_corners=False)
+
+
+def _displacement(elastic: NDArray[np.float32], shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return how far each point of a grid (1, Z, Y, X, 3) moves, in torch's units of a part of a source."""
+    coarse = torch.from_numpy(elastic)[None].to(like.device, like.dtype)
+    fine = functional.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)
+    sizes = torch.tensor(like.shape[-len(shape) :], device=like.device, dtype=like.dtype)
+    return (fine.movedim(1, -1) * (2 / sizes)).flip(-1)
 
 
 def _sampled(volumes: Tensor, grid: Tensor) -> Tensor:

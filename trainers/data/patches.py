@@ -8,6 +8,7 @@ than itself.
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class Sampling:
     foreground: float = 0.33  # share of a batch, at its end
     by_chance: bool = False  # that share is a probability for each sample instead
     centred: bool = False  # always in the middle of a case
+    shift: tuple[int | None, ...] = ()  # how far from the middle of a case at most, for each axis; None: anywhere
     annotated: tuple[int, ...] | None = None  # key of all annotated voxels where there is an ignore label
 
     def wants_foreground(self, rng: np.random.Generator, sample: int) -> bool:
@@ -114,13 +116,26 @@ class Sampling:
         if self.centred:
             return tuple(int((low + high) / 2) for low, high in bounds)
         voxels = self._centres(rng, places, foreground=foreground)
+        if self.shift:
+            bounds = [self._near_middle(edges, most) for edges, most in zip(bounds, self.shift, strict=True)]
         if voxels is None:
             return tuple(int(rng.integers(low, high + 1)) for low, high in bounds)
         voxel = voxels[rng.integers(len(voxels))][1:]
         return tuple(
-            max(low, int(place) - source // 2)
-            for (low, _), place, source in zip(bounds, voxel, self.source, strict=True)
+            min(max(low, int(place) - source // 2), high if most is not None else sys.maxsize)
+            for (low, high), place, source, most in zip(
+                bounds, voxel, self.source, self.shift or [None] * len(bounds), strict=True
+            )
         )
+
+    @staticmethod
+    def _near_middle(bounds: tuple[int, int], most: int | None) -> tuple[int, int]:
+        """Return the lowest and highest corner that is not further from the middle one."""
+        low, high = bounds
+        if most is None:
+            return bounds
+        middle = (low + high) // 2
+        return max(low, middle - most), min(high, middle + most)
 
     def _centres(
         self, rng: np.random.Generator, places: dict[Any, NDArray[np.int64]], *, foreground: bool
