@@ -12,7 +12,7 @@ from registry import demo_data
 
 NAME = "Task701_BrainPiece"
 LABELS = [
-    {"name": "Contrast", "ordinal": False, "values": {"0": "T1w", "1": "inverted"}},
+    {"name": "Contrast", "ordinal": False, "values": {"0": "T1w", "1": "gray matter"}},
     {"name": "Height", "ordinal": True, "values": {"0": "low", "1": "middle", "2": "high"}},
 ]
 HEIGHTS = (40, 80, 120)
@@ -31,7 +31,7 @@ def write_task(folder: Path, *, masks: bool = True, modalities: int = 1, cases: 
         case, contrast, height = f"brain_piece_{number:04d}", number % 2, number % 3
         x, y = rng.integers(60, 100, 2)
         box = (slice(x, x + EDGE), slice(y, y + EDGE + 2), slice(HEIGHTS[height], HEIGHTS[height] + EDGE + 4))
-        piece = t1[box].max() - t1[box] if contrast else t1[box]
+        piece = gm[box] if contrast else t1[box]
         for modality in range(modalities):
             _save(root / "imagesTr" / f"{case}_{modality:04d}.nii.gz", piece + 10 * modality)
         entry = {"image": f"./imagesTr/{case}.nii.gz", "Contrast": contrast, "Height": height}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Split = dict[str, list[str]]  # "train" and "val" → names of cases
 ALL = "all"
+TRIES = 50  # shuffles, of which the one with the most even folds is taken
 
 
 def make_splits(dataset: Dataset, folds: int, seed: int) -> list[Split]:
@@ -33,20 +34,42 @@ def make_splits(dataset: Dataset, folds: int, seed: int) -> list[Split]:
             hint=f"--set num_folds={max(2, len(set(groups)))}",
         )
     strata = _strata(cases)
+    candidates = [_split(groups, strata, folds, seed + more, grouped=dataset.grouped) for more in range(TRIES)]
+    best = min(candidates, key=lambda parts: _unevenness(parts, cases))
+    names = [case.name for case in cases]
+    return [
+        {"train": [name for name, at in zip(names, best, strict=True) if at != fold],
+         "val": [name for name, at in zip(names, best, strict=True) if at == fold]}
+        for fold in range(folds)
+    ]  # fmt: skip
+
+
+def _split(groups: list[str], strata: list[int], folds: int, seed: int, *, grouped: bool) -> list[int]:
+    """Return for each case the fold that validates it."""
     stratified = max(Counter(strata).values()) >= folds
     with warnings.catch_warnings():
         # A class of fewer cases than folds is as evenly spread as can be, which is all that the warning says.
         warnings.simplefilter("ignore", UserWarning)
-        if dataset.grouped and stratified:
-            parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(groups, strata, groups)
-        elif dataset.grouped:
-            parts = GroupKFold(folds).split(groups, strata, groups)
-        elif stratified:
-            parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(groups, strata)
+        if grouped:
+            kind = StratifiedGroupKFold if stratified else GroupKFold
+            parts = kind(folds, shuffle=True, random_state=seed).split(groups, strata, groups)
         else:
-            parts = KFold(folds, shuffle=True, random_state=seed).split(groups)
-        names = [case.name for case in cases]
-        return [{"train": [names[i] for i in train], "val": [names[i] for i in val]} for train, val in parts]
+            kind = StratifiedKFold if stratified else KFold
+            parts = kind(folds, shuffle=True, random_state=seed).split(groups, strata)
+        at = [0] * len(groups)
+        for fold, (_, validation) in enumerate(parts):
+            for case in validation:
+                at[case] = fold
+    return at
+
+
+def _unevenness(at: list[int], cases: Sequence[Case]) -> float:
+    """Return how far the numbers of cases of each class differ between folds, over all labels."""
+    counts = Counter(
+        (fold, label, target) for fold, case in zip(at, cases, strict=True) for label, target in enumerate(case.targets)
+    )
+    sizes = Counter(at)
+    return sum(count**2 for count in counts.values()) + sum(count**2 for count in sizes.values())
 
 
 def _strata(cases: Sequence[Case]) -> list[int]:

@@ -109,8 +109,13 @@ class Classifier:
 
     def __call__(self, case: PreparedCase, folds: Sequence[str] = ()) -> Probabilities:
         """Return the mean of the probabilities of these folds, by default of all."""
-        found = [probabilities(self.nets[fold], case, self.plan, self.device) for fold in folds or self.nets]
-        return tuple(
-            tuple(sum(values) / len(values) for values in zip(*label, strict=True))
-            for label in zip(*found, strict=True)
-        )
+        chosen = list(folds or self.nets)
+        mean = probabilities(self.nets[chosen[0]], case, self.plan, self.device)
+        for count, fold in enumerate(chosen[1:], start=2):
+            found = probabilities(self.nets[fold], case, self.plan, self.device)
+            # A running mean: folds that agree to the last bit do so together.
+            mean = tuple(
+                tuple(old + (new - old) / count for old, new in zip(*pair, strict=True))
+                for pair in zip(mean, found, strict=True)
+            )
+        return mean

@@ -127,7 +127,7 @@ def make_plan(dataset: Dataset, cases: Sequence[CaseFacts], settings: Classifica
     excess = float(np.prod(sizes)) / settings.max_voxels
     if excess > 1:
         factor = excess ** (1 / 3)
-        target, sizes = target * factor, np.maximum(1, np.floor(sizes / factor))
+        target, sizes = target * factor, np.ceil(np.round(sizes / factor, 6))
     transpose = transposition(target)
     coarsest, first, second = transpose
     size = settings.image_size or (int(sizes[coarsest]), int(sizes[first]), int(sizes[second]))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics
 
 if TYPE_CHECKING:
@@ -112,8 +113,15 @@ def _interval(
     for _ in range(RESAMPLES):
         rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
         if 0 < positive[rows].sum() < len(rows):
-            found.append(metrics.roc_auc_score(positive[rows], scores[rows]))
+            found.append(_by_ranks(positive[rows], scores[rows]))
     return [float(edge) for edge in np.percentile(found, INTERVAL)] if found else None
+
+
+def _by_ranks(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Return the AUC as Mann and Whitney have it, in a fraction of the time that the curve takes."""
+    count = int(positive.sum())
+    ranks = stats.rankdata(scores)[positive].sum() - count * (count + 1) / 2
+    return float(ranks / (count * (len(positive) - count)))
 
 
 def _decisions(targets: NDArray[np.int64], found: NDArray[np.float64], classes: int) -> dict[str, Any]:

@@ -1,0 +1,357 @@
+"""Training, validation and prediction of classifiers on small pieces of brain."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from classification_task import CPU, SETTINGS, train
+from fixtures_classification import edit, edit_case, write_task
+from torch.nn import functional
+
+from trainers.classification import predict as prediction
+from trainers.classification import train as training
+from trainers.classification.config import ClassificationSettings
+from trainers.classification.dataset import read_dataset
+from trainers.classification.folds import cases_of, make_splits
+from trainers.classification.network import Classifier
+from trainers.classification.plan import PlannedLabel
+from trainers.classification.task import (
+    UNKNOWN,
+    Batch,
+    ClassificationTask,
+    augmentation,
+    class_weights,
+    mirror_axes,
+    with_mask,
+)
+from trainers.classification.validation import Judged, calibration, report
+from trainers.core.errors import TrainingError
+from trainers.core.files import read_json
+from trainers.core.progress import Progress
+
+SCRIPT = Path(__file__).with_name("classification_task.py")
+LEARNT = {"epochs": 4, "iterations": 10, "batch_size": 8, "lr": 3e-3, "warmup": 0.5, "max_voxels": 240**3,
+          "folds": [0, 1, 2], "checkpoint_minutes": 5}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(training, "cpu_count", lambda: 1)
+    monkeypatch.setattr(prediction, "cpu_count", lambda: 1)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return write_task(tmp_path_factory.mktemp("task"))
+
+
+def job(dataset, run, **more):
+    settings = {**SETTINGS, **more.pop("settings", {})}
+    about = {"dataset": {"hash": ""}}
+    return {"dataset": str(dataset), "run": str(run), "cache": str(run.parent / "cache"), "settings": settings,
+            "splits": None, "config": about, "dataset_json": {}, **more}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(task, tmp_path_factory):
+    """Return the run folder of three folds."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "cpu_count", lambda: 1)
+        run = tmp_path_factory.mktemp("trained") / "run"
+        answer = training.run(job(task, run, settings=LEARNT))
+    assert answer == {"trained": [0, 1, 2], "done_before": [], "stopped": ""}
+    return run
+
+
+def parts(task, tmp_path, **changes):
+    """Return plan, resolved settings, store and dataset of a task."""
+    settings = ClassificationSettings.model_validate({**SETTINGS, **changes}).resolved()
+    dataset = read_dataset(task)
+    plan, store = training.prepare(dataset, tmp_path / "cache", settings, Progress())
+    return plan, settings, store, dataset
+
+
+def first_case(task):
+    case = read_dataset(task).cases[0]
+    return [str(path) for path in case.images], str(case.mask)
+
+
+def test_a_task_that_can_be_learnt_is_learnt_and_judged_on_held_out_cases(trained):
+    document = read_json(trained / "validation.json")
+    assert document["folds"] == [0, 1, 2]
+    assert len(document["cases"]) == 15  # each once, by the fold that did not see it
+    contrast = document["labels"]["Contrast"]
+    (about,) = contrast["classes"].values()  # of two classes the second one
+    assert about["auc"] > 0.75
+    assert about["interval"][0] <= about["auc"] <= about["interval"][1]
+    assert (about["positive"], about["negative"]) == (7, 8)
+    assert set(document["labels"]["Height"]["classes"]) == {"low", "middle", "high"}
+    assert np.sum(document["labels"]["Height"]["confusion"]) == 15
+    for name in ("roc.png", "reliability.png", "fold_0/progress.png"):
+        assert (trained / name).read_bytes()[:4] == b"\x89PNG"
+    assert not list(trained.glob("fold_*/checkpoint_latest.pth"))
+    splits = read_json(trained / "splits_final.json")
+    assert sorted(case for split in splits for case in split["val"]) == sorted(document["cases"])
+
+
+def test_validation_only_gives_the_same_bytes(trained, task, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    names = ["validation.json", *(f"fold_{fold}/validation.json" for fold in range(3))]
+    before = {name: (run / name).read_bytes() for name in names}
+    for name in names:
+        (run / name).unlink()
+    answer = training.run(job(task, run, settings=LEARNT, validation_only=True))
+    assert answer["done_before"] == [0, 1, 2]
+    assert {name: (run / name).read_bytes() for name in names} == before
+    shutil.rmtree(run / "fold_1")
+    with pytest.raises(TrainingError, match="not trained to its end"):
+        training.run(job(task, run, settings=LEARNT, validation_only=True))
+
+
+def test_predict_gives_a_number_for_two_classes_and_a_list_for_more(trained, task):
+    images, mask = first_case(task)
+    answer = prediction.predict(str(trained), images, mask, folds=["0"])
+    binary, several = answer
+    assert 0 <= binary <= 1
+    assert len(several) == 3
+    assert sum(several) == pytest.approx(1)
+    assert json.loads(json.dumps(answer)) == answer
+    folds = [prediction.predict(str(trained), images, mask, folds=[str(fold)]) for fold in range(3)]
+    together = prediction.predict(str(trained), images, mask)
+    assert together[0] == pytest.approx(np.mean([fold[0] for fold in folds]))
+    assert together[1] == pytest.approx(np.mean([fold[1] for fold in folds], axis=0))
+
+
+def test_five_identical_folds_say_what_one_says_and_the_worker_says_it_too(trained, task, tmp_path):
+    images, mask = first_case(task)
+    model = tmp_path / "model"
+    for fold in range(5):
+        shutil.copytree(trained / "fold_0", model / f"fold_{fold}")
+    shutil.copy(trained / "plans.json", model)
+    one = prediction.predict(str(model), images, mask, folds=["0"])
+    assert prediction.predict(str(model), images, mask) == one
+    case = {"name": "a", "images": images, "mask": mask, "output": str(tmp_path / "a.json")}
+    answer = prediction.run({"model": str(model), "device": "cpu", "folds": [], "cases": [case]})
+    assert answer["files"] == [case["output"]]
+    document = read_json(tmp_path / "a.json")
+    assert document == answer["cases"]["a"]
+    assert document["Contrast"]["probabilities"]["gray matter"] == one[0]
+    assert list(document["Height"]["probabilities"].values()) == one[1]
+
+
+def test_files_that_are_not_what_the_model_takes_are_refused(trained, task, tmp_path):
+    images, mask = first_case(task)
+    with pytest.raises(TrainingError, match="2 images for a case, and the model takes 1: MRI"):
+        prediction.predict(str(trained), images * 2, mask)
+    with pytest.raises(TrainingError, match="no mask, and the model was trained with"):
+        prediction.predict(str(trained), images)
+    model = shutil.copytree(trained, tmp_path / "model")
+    plan = read_json(model / "plans.json") | {"roi_classes": 0}
+    (model / "plans.json").write_text(json.dumps(plan))
+    with pytest.raises(TrainingError, match="a mask, and the model was trained without"):
+        prediction.predict(str(model), images, mask)
+    (model / "plans.json").write_text(json.dumps(plan | {"channels": ["a", "b"]}))
+    with pytest.raises(TrainingError, match="not the weights of"):
+        prediction.predict(str(model), images, mask)
+    (model / "plans.json").write_text("{}")
+    with pytest.raises(TrainingError, match="not a plan of this recipe"):
+        prediction.predict(str(model), images, mask)
+
+
+def test_a_checkpoint_is_inert_and_says_what_its_net_is_made_of(trained):
+    state = torch.load(trained / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    assert state["init_args"]["width"] == 0.125
+    assert state["init_args"]["norm"] == "batch"
+    net = Classifier.load(trained, ["0"]).nets["0"]
+    weights = dict(net.named_parameters())
+    assert all(torch.equal(weights[name], state["network_weights"][name]) for name in weights)
+
+
+def test_the_loss_is_the_sum_of_the_labels_and_what_is_not_known_counts_nothing(task, tmp_path):
+    plan, settings, store, dataset = parts(task, tmp_path, class_weights=False, augment=False)
+    made = ClassificationTask(plan, settings, store, dataset.cases, (), device=CPU)
+    made.module.eval()
+    batch = next(made.batches(0, 0))
+    assert batch.images.shape == (4, 2, *plan.image_size)
+    assert set(batch.images[:, 1].unique().tolist()) <= {0.0, 0.5}  # the mask: K / (K + 1)
+    made.module.requires_grad_(False)
+    losses = made.losses(made.module, batch)
+    logits = made.module(batch.images)
+    wanted = sum(functional.cross_entropy(logits[n], batch.targets[:, n]) for n in range(2))
+    assert float(losses["loss"]) == pytest.approx(float(wanted), rel=1e-5)
+    assert set(losses) == {"loss", "loss_Contrast", "loss_Height"}
+    hidden = batch.targets.clone()
+    hidden[0, 1] = hidden[1, 1] = UNKNOWN
+    less = made.losses(made.module, Batch(images=batch.images, targets=hidden, totals=(4, 2)))
+    kept = functional.cross_entropy(logits[1][2:], batch.targets[2:, 1])
+    assert float(less["loss_Height"]) == pytest.approx(float(kept), rel=1e-5)
+    nothing = made.losses(
+        made.module, Batch(images=batch.images, targets=torch.full_like(hidden, UNKNOWN), totals=(0, 0))
+    )
+    assert float(nothing["loss"]) == 0
+
+
+def test_rare_classes_weigh_more_and_absent_ones_nothing(task, tmp_path):
+    cases = read_dataset(task).cases[:7]  # Contrast 0 1 0 1 0 1 0, Height 0 1 2 0 1 2 0
+    contrast, height = class_weights(cases, (2, 4))
+    assert contrast.tolist() == pytest.approx([7 / 8, 7 / 6])
+    assert height.tolist() == pytest.approx([7 / 9, 7 / 6, 7 / 6, 0])
+    assert sum(height[case.targets[1]] for case in cases) == pytest.approx(7)
+    plan, settings, store, _ = parts(task, tmp_path, class_weights=True, label_smoothing=0.1, augment=False)
+    made = ClassificationTask(plan, settings, store, cases, (), device=CPU)
+    made.module.eval().requires_grad_(False)
+    batch = next(made.batches(0, 0))
+    wanted = functional.cross_entropy(
+        made.module(batch.images)[0], batch.targets[:, 0], weight=made.weights[0], label_smoothing=0.1
+    )
+    assert float(made.losses(made.module, batch)["loss_Contrast"]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_case_without_a_value_and_a_label_of_one_class_are_trained_and_judged(tmp_path):
+    root = write_task(tmp_path / "raw", masks=False)
+    document = json.loads((root / "dataset.json").read_text())
+    for case in document["training"]:
+        case["Contrast"] = 0
+    edit(root, training=document["training"])
+    edit_case(root, 3, Height="null")
+    run = tmp_path / "run"
+    training.run(job(root, run, settings={"epochs": 1, "iterations": 1}))
+    found = read_json(run / "fold_0" / "validation.json")
+    (contrast,) = found["labels"]["Contrast"]["classes"].values()
+    assert (contrast["auc"], contrast["reason"]) == (None, "no case of this class")
+    images = [str(path) for path in read_dataset(root).cases[0].images]
+    assert 0 <= prediction.predict(str(run), images)[0] <= 1
+
+
+def judged(targets, found, **more):
+    return [
+        Judged(name=f"c{n}", fold=0, group=f"c{n}", targets=(target,), probabilities=(tuple(p),), **more)
+        for n, (target, p) in enumerate(zip(targets, found, strict=True))
+    ]
+
+
+def test_figures_equal_those_by_hand(trained):
+    plan = Classifier.load(trained, ["0"]).plan.model_copy(
+        update={"labels": (PlannedLabel(name="A", values=("no", "yes")),)}
+    )
+    said = [0.1, 0.4, 0.35, 0.8]
+    document = report(plan, judged([0, 0, 1, 1], [(1 - p, p) for p in said]), seed=1)
+    label = document["labels"]["A"]
+    assert label["classes"]["yes"]["auc"] == 0.75  # three of four pairs stand in order
+    assert label["accuracy"] == label["balanced_accuracy"] == 0.75
+    assert label["confusion"] == [[2, 0], [1, 1]]
+    assert label["brier"] == pytest.approx((0.01 + 0.16 + 0.4225 + 0.04) / 4)
+    # bins of certainty: 0.6 and 0.65 (one right), 0.8, 0.9
+    assert label["ece"] == pytest.approx((abs(0.5 - 0.625) * 2 + 0.2 + 0.1) / 4)
+    unknown = report(plan, judged([None, 1], [(0.5, 0.5)] * 2))["labels"]["A"]
+    assert (unknown["cases"], unknown["unknown"]) == (1, 1)
+    assert unknown["classes"]["yes"]["reason"] == "no case of another class"
+    none = report(plan, judged([None], [(0.5, 0.5)]))["labels"]["A"]
+    assert none["accuracy"] is none["brier"] is none["macro_auc"] is None
+    three = calibration(np.array([0, 2]), np.array([[1.0, 0, 0], [0, 0.5, 0.5]]))
+    assert three["brier"] == pytest.approx(0.25)
+
+
+def test_folds_keep_classes_even_and_groups_together(task, tmp_path):
+    dataset = read_dataset(task)
+    splits = make_splits(dataset, 5, 12345)
+    assert splits == make_splits(dataset, 5, 12345) != make_splits(dataset, 5, 1)
+    for split in splits:
+        validation = [dataset.case(name).targets for name in split["val"]]
+        assert len(validation) == 3
+        assert {contrast for contrast, _ in validation} == {0, 1}
+        assert len({height for _, height in validation}) >= 2
+    root = shutil.copytree(task, tmp_path / task.name)
+    for number in range(15):
+        edit_case(root, number, group=f"sub-{number // 3}")
+    grouped = read_dataset(root)
+    for split in make_splits(grouped, 5, 12345):
+        sides = [{grouped.case(name).group for name in split[side]} for side in ("train", "val")]
+        assert not sides[0] & sides[1]
+    with pytest.raises(TrainingError, match="5 groups cannot be split into 6 folds"):
+        make_splits(grouped, 6, 1)
+    assert len(cases_of(dataset, splits, "all")[0]) == 15
+    with pytest.raises(TrainingError, match="fold 5 does not exist"):
+        cases_of(dataset, splits, 5)
+
+
+def test_labels_that_know_sides_are_not_mirrored_left_to_right(trained):
+    plan = Classifier.load(trained, ["0"]).plan  # z, y, x of LPI
+    assert mirror_axes(plan, None) == (0, 1, 2)
+    sided = plan.model_copy(update={"labels": (PlannedLabel(name="Side", values=("left", "right")),)})
+    assert mirror_axes(sided, None) == (0, 1)
+    assert mirror_axes(sided, ("RL",)) == (2,)
+    turned = sided.model_copy(update={"orientation": "AIL", "transpose": (2, 0, 1)})  # z: RL, y: IS, x: AP
+    assert mirror_axes(turned, None) == (0, 2)
+    thick = plan.model_copy(update={"image_size": (8, 40, 40)})
+    settings = ClassificationSettings().resolved()
+    assert augmentation(thick, settings).flat
+    assert not augmentation(plan, settings).flat
+
+
+def test_the_mask_channel_is_a_share_of_its_classes():
+    images, masks = torch.zeros(1, 1, 1, 1, 4), torch.tensor([[[[[-1, 0, 1, 2]]]]], dtype=torch.int16)
+    assert with_mask(images, masks, 2)[0, 1].ravel().tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3])
+    assert with_mask(images, masks.clamp(max=1), 0)[0, 1].max() == 0.5  # no regions: all ones
+
+
+def lines(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+
+def test_stopped_and_resumed_it_gives_the_same_losses_and_weights(task, tmp_path):
+    torch.set_num_threads(1)
+    assert train(task, tmp_path / "cache", tmp_path / "straight") == ""
+    assert train(task, tmp_path / "cache", tmp_path / "resumed", minutes=0.0005).startswith("the time limit")
+    assert train(task, tmp_path / "cache", tmp_path / "resumed", minutes=0.002).startswith("the time limit")
+    assert train(task, tmp_path / "cache", tmp_path / "resumed") == ""
+    assert lines(tmp_path / "resumed") == lines(tmp_path / "straight")
+    one, two = (
+        torch.load(tmp_path / name / "checkpoint_final.pth", weights_only=True)["network_weights"]
+        for name in ("straight", "resumed")
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.long
+def test_two_processes_take_the_steps_of_one(task, tmp_path):
+    train(task, tmp_path / "cache", tmp_path / "one", norm="group", augment=False)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
+    done = subprocess.run(
+        [*command, str(task), str(tmp_path / "cache"), str(tmp_path / "two")],
+        capture_output=True, text=True, check=False, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pairs = zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True)
+    assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-3) for a, b in pairs)
+    one, two = (
+        torch.load(tmp_path / name / "checkpoint_final.pth", weights_only=True)["network_weights"]
+        for name in ("one", "two")
+    )
+    assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
+
+
+def test_test_cases_are_judged_by_all_folds_together(trained, task, tmp_path):
+    root = shutil.copytree(task, tmp_path / task.name)
+    for side in ("images", "labels"):
+        shutil.copytree(root / f"{side}Tr", root / f"{side}Ts")
+    document = json.loads((root / "dataset.json").read_text())
+    tests = [copy.deepcopy(case) for case in document["training"][:4]]
+    edit(root, test=tests)
+    about = {"model": str(trained), "device": "cpu", "folds": [], "dataset": str(root), "part": "test"}
+    found = prediction.evaluate(about)
+    assert found["folds"] == ["0", "1", "2"]
+    assert found["labels"]["Contrast"]["cases"] == 4
+    edit(root, test=[case["image"] for case in tests])
+    with pytest.raises(TrainingError, match="no labelled case in test"):
+        prediction.evaluate(about)

@@ -1,0 +1,43 @@
+"""A job in a process of its own: its document comes from a file, its answer goes into another one, talk to stderr."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainers.core.errors import TrainingError
+from trainers.core.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def run_job(path: Path, work: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """Run a job and write its result: `ok` and either the answer or `error` and `hint`; return the exit status."""
+    _end_in_order()
+    job = json.loads(path.read_text())
+    result = Path(job["result"])
+    try:
+        answer = work(job)
+    except TrainingError as error:
+        write_json(result, {"ok": False, "error": error.message, "hint": error.hint})
+        return 1
+    write_json(result, {"ok": True, **answer})
+    return 0
+
+
+def _end_in_order() -> None:
+    """Leave through the clean-ups on SIGTERM and Ctrl-C, and do not outlive the command that started this process.
+
+    An orphan would hold the run's lock; a temporary file would stay behind.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
