@@ -13,10 +13,11 @@ from trainers.core.errors import TrainingError
 from trainers.nets.primus import PrimusConfig
 from trainers.nets.resenc import ResEncConfig
 from trainers.pretraining import masks
+from trainers.pretraining.config import METHOD_NAMES, PAIRS
 from trainers.pretraining.contrast import nt_xent
 from trainers.pretraining.crops import varied
 from trainers.pretraining.method import Draws, context, fitted
-from trainers.pretraining.methods import METHODS, PAIRS, check_pair, make
+from trainers.pretraining.methods import METHODS, check_pair, make
 from trainers.pretraining.methods.mae import MaskedPrimus, turning
 from trainers.pretraining.methods.models_genesis import bent, bezier, shuffled
 from trainers.pretraining.methods.voco import overlap, voco_losses
@@ -46,7 +47,9 @@ def patches(method: Any, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_there_are_fourteen_pairs_and_the_two_others_say_why() -> None:
+    assert tuple(METHODS) == METHOD_NAMES
     assert len(METHODS) == 8
+    assert [(name, encoder) for name, method in METHODS.items() for encoder in method.clip] == list(PAIRS)
     assert len(PAIRS) == 14
     with pytest.raises(TrainingError, match="a Transformer does so with mae") as error:
         check_pair("s3d", "primus")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from trainers.core.errors import TrainingError
+from trainers.pretraining.config import IMPOSSIBLE, PAIRS
 from trainers.pretraining.methods.mae import MAE
 from trainers.pretraining.methods.models_genesis import ModelsGenesis
 from trainers.pretraining.methods.s3d import S3D
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (VoCo, VolumeFusion, ModelsGenesis, MAE, S3D, SimMIM, SwinUNETR, SimCLR)
 }
-PAIRS = tuple((name, encoder) for name, method in METHODS.items() for encoder in method.clip)
-WHY_NOT = {
-    ("s3d", "primus"): "S3D makes a convolutional encoder skip what is hidden; a Transformer does so with mae",
-    ("simmim", "resenc"): "SimMIM replaces tokens, and a convolutional encoder has none; mae hides blocks from it",
-}
 
 
 def check_pair(method: str, encoder: str) -> None:
@@ -35,7 +31,7 @@ def check_pair(method: str, encoder: str) -> None:
     if (method, encoder) not in PAIRS:
         usable = ", ".join(name for name, other in PAIRS if other == encoder)
         raise TrainingError(
-            f"method {method!r} with encoder {encoder!r}: {WHY_NOT[method, encoder]}",
+            f"method {method!r} with encoder {encoder!r}: {IMPOSSIBLE[method, encoder]}",
             hint=f"methods for {encoder}: {usable}",
         )
 
