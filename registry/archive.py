@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import __version__, checkpoints, names
+from registry import checkpoints, package_manifest
 from registry.archive_members import CROP_FILE, collect, crop_metadata, read_dataset_json, require_finished
 from registry.errors import ConflictError, IntegrityError, MregError
-from registry.files import sha256, write_text
-from registry.manifest import MANIFEST_NAME, AssetEntry, Manifest, Member, read
+from registry.files import sha256
+from registry.manifest import MANIFEST_NAME, AssetEntry, Member, fold_variant
 from registry.release_facts import Place, describe_model
 from registry.runs import FINAL
 from registry.stored_zip import StoredZip
@@ -42,24 +42,50 @@ CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
-    """An archive and its manifest on disk."""
+class Archive:
+    """An archive on disk."""
 
-    archive: Path
-    manifest: Path
+    path: Path
     size: int
     sha256: str
     created: bool  # False: the same archive was there already
 
     def as_json(self) -> dict[str, Any]:
-        """Return the document of `mreg package --json`."""
-        return {
-            "archive": str(self.archive),
-            "manifest": str(self.manifest),
-            "size": self.size,
-            "sha256": self.sha256,
-            "created": self.created,
-        }
+        """Return the archive's part of `mreg package --json`."""
+        return {"archive": str(self.path), "size": self.size, "sha256": self.sha256, "created": self.created}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """The archive of a run, or one for each of its folds, and their manifest on disk."""
+
+    archives: tuple[Archive, ...]
+    manifest: Path
+
+    @property
+    def archive(self) -> Path:
+        """Return the archive, of several the first."""
+        return self.archives[0].path
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all archives."""
+        return sum(made.size for made in self.archives)
+
+    @property
+    def sha256(self) -> str:
+        """Return its SHA-256."""
+        return self.archives[0].sha256
+
+    @property
+    def created(self) -> bool:
+        """Whether anything is new."""
+        return any(made.created for made in self.archives)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document of `mreg package --json`; what it says at its top is of the first archive."""
+        several = [made.as_json() for made in self.archives]
+        return {**several[0], "manifest": str(self.manifest), "archives": several}
 
 
 def build(
@@ -72,43 +98,70 @@ def build(
     variant: str = "",
     keep_optimizer: bool = False,
     half: bool = False,
+    per_fold: bool = False,
     repo: Repo | None = None,
-    reference: Callable[[Path], Reference] | None = None,
+    reference: Callable[[Path], Reference | None] | None = None,
 ) -> Package:
     """Build the archive of a finished run and its manifest in `out`, which is created.
 
     `half` stores the weights as 16-bit floats, `keep_optimizer` also what continuing the training needs, `variant` is a
-    word in the archive's name for a release with several archives. `reference` runs the finished archive and says what
-    it gives, for the manifest. Building again changes nothing.
+    word in the archive's name for a release with several archives, `per_fold` makes an archive of each fold.
+    `reference` runs a finished archive and says what it gives, for the manifest. Building again changes nothing.
     Raises `MregError` for a run that cannot be released, `ConflictError` where another archive has the same name.
     """
-    target, manifest = out / archive_name(repo_name, tag, variant), out / MANIFEST_NAME
-    earlier = _earlier(manifest, repo_name, tag)
+    job = _Job(run=run, layout=layout, keep_optimizer=keep_optimizer, half=half, repo=repo)
     folds = require_finished(run)
-    dataset_json = read_dataset_json(run)
-    top = _top(run, layout)
+    parts = {fold_variant(variant, fold.name.removeprefix("fold_")): (fold,) for fold in folds}
+    wanted = {archive_name(repo_name, tag, word): word for word in (parts if per_fold else (variant,))}
+    manifest = out / MANIFEST_NAME
+    earlier = package_manifest.earlier(manifest, repo_name, tag)
+    out.mkdir(parents=True, exist_ok=True)
+    made, entries, assets = [], [], []
+    with tempfile.TemporaryDirectory(dir=out, prefix=".package-") as work:
+        for name, word in wanted.items():
+            entry = _pack(job, Path(work, name), word, parts[word] if per_fold else folds)
+            given = reference(Path(work, name)) if reference else None
+            entries.append(entry.model_copy(update={"reference": given}))
+        for name in wanted:  # only now, when nothing can be wrong with any of them
+            created, digest = _put(Path(work, name), out / name)
+            size = (out / name).stat().st_size
+            made.append(Archive(path=out / name, size=size, sha256=digest, created=created))
+            assets.append(AssetEntry(name=name, size=size, sha256=digest))
+    described = package_manifest.describe(repo_name, tag, repo, tuple(entries), tuple(assets))
+    package_manifest.write(manifest, earlier, described)
+    return Package(archives=tuple(made), manifest=manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is packed, and how."""
+
+    run: Run
+    layout: str
+    keep_optimizer: bool
+    half: bool
+    repo: Repo | None
+
+
+def _pack(job: _Job, target: Path, variant: str, folds: tuple[Path, ...]) -> ModelEntry:
+    """Write one archive and return what the manifest says of it."""
+    run, dataset_json = job.run, read_dataset_json(job.run)
+    top = _top(run, job.layout)
     folder = top + run.trainer_folder
     members: dict[str, bytes | Path] = {f"{folder}/{n}": d for n, d in collect(run, folds, dataset_json).items()}
-    if repo is not None and repo.toml.sct.cropped_image:
-        members[top + CROP_FILE] = crop_metadata(repo.root)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".package-") as work:
+    if job.repo is not None and job.repo.toml.sct.cropped_image:
+        members[top + CROP_FILE] = crop_metadata(job.repo.root)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
         weights = {}
         for fold in folds:
             slim = Path(work, f"{fold.name}.pth")
-            weights[fold.name] = checkpoints.slim(fold / FINAL, slim, half=half, keep_optimizer=keep_optimizer)
+            weights[fold.name] = checkpoints.slim(fold / FINAL, slim, half=job.half, keep_optimizer=job.keep_optimizer)
             _require_same_model(run, fold / FINAL, weights[fold.name])
             members[f"{folder}/{fold.name}/{FINAL}"] = slim
-        _require_size(target, members, half=half)
-        made = Path(work, target.name)
-        written = _write(made, members)
-        model = describe_model(run, dataset_json, weights, Place(target.name, variant, layout), half, repo, written)
-        if reference is not None:
-            model = model.model_copy(update={"reference": reference(made)})
-        created, digest = _put(made, target)
-    asset = AssetEntry(name=target.name, size=target.stat().st_size, sha256=digest)
-    _write_manifest(manifest, earlier, _manifest(repo_name, tag, repo, model, asset))
-    return Package(archive=target, manifest=manifest, size=asset.size, sha256=digest, created=created)
+        _require_size(target, members, half=job.half, folds=len(folds))
+        written = _write(target, members)
+    place = Place(target.name, variant, job.layout)
+    return describe_model(run, dataset_json, weights, place, job.half, job.repo, written)
 
 
 def archive_name(repo_name: str, tag: str, variant: str = "") -> str:
@@ -145,14 +198,16 @@ def _require_same_model(run: Run, source: Path, found: Checkpoint) -> None:
             raise IntegrityError(f"{source}: {key} is {value}, and the run's is {run.config[key]}")
 
 
-def _require_size(target: Path, members: Mapping[str, bytes | Path], *, half: bool) -> None:
+def _require_size(target: Path, members: Mapping[str, bytes | Path], *, half: bool, folds: int) -> None:
     total = sum(data.stat().st_size if isinstance(data, Path) else len(data) for data in members.values())
     if total > LARGEST:
         ways = [] if half else ["--half halves it (evaluate with --half first)"]
-        ways.append("or release fewer folds: move the others out of the run")
+        if folds > 1:
+            ways.append("--per-fold makes an archive of each fold")
+            ways.append("or release fewer folds: move the others out of the run")
         raise MregError(
             f"{target.name} would have {total / 1e9:.2f} GB, and GitHub takes {LARGEST / 1e9:.2f} GB an asset",
-            hint=", ".join(ways),
+            hint=", ".join(ways) or "no registry takes such a network: train a smaller one",
         )
 
 
@@ -196,48 +251,3 @@ def _put(made: Path, target: Path) -> tuple[bool, str]:
             hint="choose another tag (--tag), or remove that file if it was never released",
         )
     return False, digest
-
-
-def _earlier(path: Path, repo_name: str, tag: str) -> Manifest | None:
-    """Return the manifest that is there; raise `ConflictError` for another release's."""
-    if not path.exists():
-        return None
-    found = read(path)
-    if (found.name, found.tag) != (repo_name, tag):
-        raise ConflictError(
-            f"{path}: is the manifest of {found.name} {found.tag}", hint="give each release a folder of its own: -o"
-        )
-    return found
-
-
-def _manifest(repo_name: str, tag: str, repo: Repo | None, model: ModelEntry, asset: AssetEntry) -> Manifest:
-    full = names.parse(repo_name).full
-    fields = names.parse(full).fields if full else None
-    return Manifest(
-        schema_version=1,
-        name=repo_name,
-        name_fields={key: tuple(value) for key, value in (fields or {}).items()},
-        tag=tag,
-        description=repo.toml.model.description if repo else "",
-        licence=repo.toml.model.licence if repo else "",
-        mreg_version=__version__,
-        assets=(asset,),
-        models=(model,),
-    )
-
-
-def _write_manifest(path: Path, earlier: Manifest | None, manifest: Manifest) -> None:
-    """Write the manifest, with the other archives of the same release that are still there."""
-    for asset in earlier.assets if earlier else ():
-        there = path.with_name(asset.name)
-        if asset.name in manifest.archives or not there.is_file() or there.stat().st_size != asset.size:
-            continue
-        models = [model for model in earlier.models if model.asset == asset.name] if earlier else []
-        manifest = manifest.model_copy(
-            update={
-                "assets": tuple(sorted((*manifest.assets, asset), key=lambda entry: entry.name)),
-                "models": tuple(sorted((*manifest.models, *models), key=lambda entry: entry.asset)),
-            }
-        )
-    if not path.exists() or path.read_bytes() != manifest.text().encode():
-        write_text(path, manifest.text())

@@ -63,7 +63,7 @@ def read_dataset_json(run: Run) -> dict[str, Any]:
 
 def collect(run: Run, folds: tuple[Path, ...], dataset_json: dict[str, Any]) -> dict[str, bytes]:
     """Return every member of the trainer folder but the checkpoints: path → bytes."""
-    scrub = learn_names(run, folds)
+    scrub = learn_names(run, run.finished_folds)  # of all, so that archives of one fold each have the same files
     members = {
         "dataset.json": _json(scrub.dataset(dataset_json)),
         "plans.json": packed_plans(run),

@@ -43,7 +43,12 @@ def findings(target: str | Path | Tree, ref: str, registry: str | None) -> Itera
     if old is None:
         yield Finding(code="CHANGE020", level="note", message=f"no release of {new.name or ref} to compare with")
         return
-    found = compare(old, new, registry)
+    own = {model.asset for model in new.models}
+    found = [
+        change
+        for change in compare(old, snapshot_sources.with_siblings(new, target), registry)
+        if not change.model or change.model in own
+    ]
     for change in found:
         yield _finding(change, old, accepted=change.code in accepted)
     for code in accepted:
@@ -90,8 +95,10 @@ def _subject(target: str | Path | Tree, registry: str | None) -> tuple[Snapshot,
         path = Path(target).resolve()
         try:
             repo = model_toml.find_repo(path)
-        except MregError:
-            return snapshot_sources.of_path(path), (), registry
+        except MregError:  # outside a working copy: the draft that the release workflow has downloaded
+            new = snapshot_sources.of_path(path)
+            accepted = _accepted_at(open_store(registry), refs.RepoRef(new.name, new.tag)) if new.name else ()
+            return new, accepted, registry
         return snapshot_sources.of_path(path), repo.toml.release.accept, registry
     named = remote.REPOSITORY.fullmatch(str(target))
     if named:

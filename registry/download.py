@@ -60,9 +60,10 @@ def fetch_all(
 ) -> list[Fetched]:
     """Fetch one ref after the other; the registry is opened only where one of them is a name and not `offline`."""
     if offline or is_offline():
-        return [_fetch_offline(text, canonical_location(registry), out, do_unpack, asset) for text in texts]
+        place = canonical_location(registry)
+        return [found for text in texts for found in _fetch_offline(text, place, out, do_unpack, asset)]
     store = open_store(registry) if any(isinstance(refs.parse(text), refs.RepoRef) for text in texts) else None
-    return [fetch(text, store, out=out, do_unpack=do_unpack, asset=asset) for text in texts]
+    return [found for text in texts for found in _fetch(text, store, out, do_unpack, asset)]
 
 
 def fetch(
@@ -75,43 +76,57 @@ def fetch(
     not give it, and with `do_unpack` unpacked to a folder of its own. `store` is opened from the environment where it
     is needed and not given; under MREG_OFFLINE only the cache is looked at.
 
-    Raises `NotFoundError`, `IntegrityError`, `ConflictError` (the target holds something else), `MregError`.
+    Raises `NotFoundError`, `IntegrityError`, `ConflictError` (the target holds something else), and `MregError` where
+    the release has several archives and nobody has said which. A model that was packed a fold an archive is one folder
+    with `do_unpack`; without, `fetch_all` gives its archives.
     """
     if is_offline():
-        return _fetch_offline(text, store.location if store else canonical_location(), out, do_unpack, asset)
+        found = _fetch_offline(text, store.location if store else canonical_location(), out, do_unpack, asset)
+    else:
+        found = _fetch(text, store, out, do_unpack, asset)
+    if len(found) > 1:
+        raise _several(text, [item.path.name for item in found])
+    return found[0]
+
+
+def _fetch(text: str, store: Store | None, out: Path | None, do_unpack: bool, asset: str) -> list[Fetched]:
     ref = refs.parse(text)
     target = None if do_unpack else out
     if isinstance(ref, refs.FileRef):
         if ref.path.is_dir():
-            return _folder(ref, out)
-        fetched = _fetch_file(ref, target)
+            return [_folder(ref, out)]
+        found = [_fetch_file(ref, target)]
     elif isinstance(ref, refs.UrlRef):
-        fetched = _fetch_url(ref, target)
+        found = [_fetch_url(ref, target)]
     else:
         store = store or open_store()
-        fetched = _fetch_asset(ref, store, find_archive(ref, store, asset), target)
-    return replace(fetched, path=_unpack(fetched, out)) if do_unpack else fetched
+        found = [_fetch_asset(ref, store, archive, target) for archive in find_archives(ref, store, asset)]
+    return [_unpacked(found, ref, out)] if do_unpack else found
 
 
-def _fetch_offline(text: str, location: str, out: Path | None, do_unpack: bool, asset: str) -> Fetched:
-    """Take an archive from the cache, or from a path; nothing is asked of anybody."""
+def _fetch_offline(text: str, location: str, out: Path | None, do_unpack: bool, asset: str) -> list[Fetched]:
+    """Take archives from the cache, or one from a path; nothing is asked of anybody."""
     ref = refs.parse(text)
     target = None if do_unpack else out
     if isinstance(ref, refs.FileRef):
         if ref.path.is_dir():
-            return _folder(ref, out)
-        fetched = _fetch_file(ref, target)
+            return [_folder(ref, out)]
+        found = [_fetch_file(ref, target)]
     else:
         known = receipts.find(ref, location if isinstance(ref, refs.RepoRef) else "", asset)
-        if known.yanked:
-            output.warn(f"{ref} is yanked and should not be used any more: {known.yanked}")
-        path = known.path
-        if target is not None:
-            transfer.copy(path, target / known.asset)
-            path = target / known.asset
-        size = path.stat().st_size
-        fetched = Fetched(ref=str(ref), path=path, sha256=known.sha256, size=size, tag=known.tag, url=known.url)
-    return replace(fetched, path=_unpack(fetched, out)) if do_unpack else fetched
+        if known[0].yanked:
+            output.warn(f"{ref} is yanked and should not be used any more: {known[0].yanked}")
+        found = [_from_cache(ref, receipt, target) for receipt in known]
+    return [_unpacked(found, ref, out)] if do_unpack else found
+
+
+def _from_cache(ref: refs.RepoRef | refs.UrlRef, known: receipts.Receipt, target: Path | None) -> Fetched:
+    path = known.path
+    if target is not None:
+        transfer.copy(path, target / known.asset)
+        path = target / known.asset
+    size = path.stat().st_size
+    return Fetched(ref=str(ref), path=path, sha256=known.sha256, size=size, tag=known.tag, url=known.url)
 
 
 def model_for(text: str, store: Store | None = None) -> Path:
@@ -119,13 +134,19 @@ def model_for(text: str, store: Store | None = None) -> Path:
     return unpack.model_folder(fetch(text, store, do_unpack=True).path)
 
 
-def find_archive(ref: refs.RepoRef, store: Store, asset: str = "") -> Archive:
-    """Return the archive of a release: the one asked for, the manifest's, or the only zip."""
+def find_archives(ref: refs.RepoRef, store: Store, asset: str = "") -> list[Archive]:
+    """Return the archive of a release: the one asked for, the manifest's, or the only zip; or one for each fold."""
     release = resolve(ref, store)
     manifest = read_manifest(store, release)
-    chosen = _choose(release, asset, manifest)
+    parts = [model.asset for model in manifest.parts] if manifest and not asset else []
+    chosen = [_choose(release, name, manifest) for name in parts or [asset]]
     if manifest is None:
         output.warn(f"{release.repo}@{release.tag} has no {MANIFEST_NAME}: not made with mreg, nobody has checked it")
+    return [_promised(release, one, manifest) for one in chosen]
+
+
+def _promised(release: Release, chosen: Asset, manifest: Manifest | None) -> Archive:
+    """Hold the manifest's digest against the registry's."""
     promised = manifest.sha256_of(chosen.name) if manifest else ""
     if promised and chosen.sha256 and promised != chosen.sha256:
         raise IntegrityError(
@@ -145,15 +166,17 @@ def _choose(release: Release, name: str, manifest: Manifest | None) -> Asset:
     zips = [n for n in there if n.lower().endswith(".zip")]
     candidates = [name] if name else manifest.archives if manifest else zips
     if len(candidates) > 1:
-        raise MregError(
-            f"{where} has {len(candidates)} archives: {', '.join(candidates)}", hint=f"choose: --asset {candidates[0]}"
-        )
+        raise _several(where, candidates)
     found = release.asset(candidates[0]) if candidates else None
     if found is None:
         missing = f"no asset {candidates[0]}" if candidates else "no archive"
         hint = f"it has: {', '.join(there)}" if there else f"it has no asset at all: {release.url}"
         raise NotFoundError(f"{where}: {missing}", hint=hint)
     return found
+
+
+def _several(where: str, names: list[str]) -> MregError:
+    return MregError(f"{where} has {len(names)} archives: {', '.join(names)}", hint=f"choose: --asset {names[0]}")
 
 
 def _fetch_asset(ref: refs.RepoRef, store: Store, archive: Archive, out: Path | None) -> Fetched:
@@ -165,8 +188,9 @@ def _fetch_asset(ref: refs.RepoRef, store: Store, archive: Archive, out: Path | 
     path, digest = _place(found, key, asset.name, out)
     if out is None:
         yanked = notes.block_of(release).yanked
+        parts = tuple(model.asset for model in archive.manifest.parts) if archive.manifest else ()
         known = receipts.Receipt(
-            asset=asset.name, key=key, sha256=digest, url=asset.url, tag=release.tag, yanked=yanked
+            asset=asset.name, key=key, sha256=digest, url=asset.url, tag=release.tag, yanked=yanked, parts=parts
         )
         receipts.write(refs.RepoRef(ref.name), store.location, known)
     return Fetched(ref=str(ref), path=path, sha256=digest, size=path.stat().st_size, tag=release.tag, url=asset.url)
@@ -243,16 +267,25 @@ def _folder(ref: refs.FileRef, out: Path | None) -> Fetched:
     return Fetched(ref=str(ref), path=ref.path.absolute(), sha256="", size=0)
 
 
-def _unpack(fetched: Fetched, out: Path | None) -> Path:
-    """Unpack beside other models in `out`, or into the cache, where a damaged folder is replaced."""
-    name = fetched.path.stem
+def _unpacked(found: list[Fetched], ref: refs.Ref, out: Path | None) -> Fetched:
+    """Unpack beside other models in `out`, or into the cache, where a damaged folder is replaced.
+
+    The folds of one model go into one folder, whose name does not have their numbers.
+    """
+    first, paths = found[0], [item.path for item in found]
+    if len(found) == 1:
+        name, key = first.path.stem, first.sha256
+    else:
+        name = f"{ref.name if isinstance(ref, refs.RepoRef) else first.path.stem}-{first.tag}"
+        key = cache.key_of(*(item.sha256 for item in found))
+        first = replace(first, sha256="", size=sum(item.size for item in found), url="")
     if out is not None:
-        return unpack.unpack_safely(fetched.path, out / name)
-    folder = cache.unpacked_path(fetched.sha256, name)
+        return replace(first, path=unpack.unpack_together(paths, out / name))
+    folder = cache.unpacked_path(key, name)
     with cache.locked(folder):
         try:
-            return unpack.unpack_safely(fetched.path, folder)
+            return replace(first, path=unpack.unpack_together(paths, folder))
         except ConflictError:
             output.warn(f"{folder}: damaged, unpacking it again")
             shutil.rmtree(folder)
-            return unpack.unpack_safely(fetched.path, folder)
+            return replace(first, path=unpack.unpack_together(paths, folder))

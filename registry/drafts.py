@@ -19,8 +19,7 @@ from registry.files import atomic_write, sha256
 from registry.manifest import MANIFEST_NAME
 from registry.read_back import read_back, with_digests
 from registry.refs import RepoRef, parse
-from registry.release_plan import local_asset
-from registry.stores.contract import newest_first
+from registry.release_plan import is_newer, local_asset, previous
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +67,9 @@ def fetch(text: str, store: Store, out: Path) -> FetchedDraft:
     for asset in assets:
         _download(store, release, asset, out / asset.name)
     archives = _compare_with_manifest(ref, out, assets)
-    return FetchedDraft(release=release, assets=assets, archives=archives, previous=_previous(ref, releases))
+    return FetchedDraft(
+        release=release, assets=assets, archives=archives, previous=previous(ref.name, ref.tag, releases)
+    )
 
 
 def publish(text: str, store: Store, checksums: str, provenance: Path | None = None) -> Release:
@@ -93,7 +94,7 @@ def publish(text: str, store: Store, checksums: str, provenance: Path | None = N
         return public
     if provenance:
         _attach(store, release, provenance)
-    latest = all(newest_first([r, replace(r, tag=ref.tag)])[0].tag == ref.tag for r in releases if not r.draft)
+    latest = all(is_newer(ref.tag, r) for r in releases if not r.draft)
     made = store.publish(release, latest=latest)
     return read_back(store, made, ())
 
@@ -159,15 +160,6 @@ def _compare_with_manifest(ref: RepoRef, folder: Path, assets: Iterable[Asset]) 
     if strange:
         raise IntegrityError(f"{ref}: {strange[0]} is an archive that the manifest does not know")
     return tuple(entry.name for entry in described.assets)
-
-
-def _previous(ref: RepoRef, releases: Iterable[Release]) -> str:
-    """Return the newest public release that is older than the draft's tag."""
-    for release in releases:  # newest first
-        older = newest_first([release, replace(release, tag=ref.tag)])[0].tag == ref.tag != release.tag
-        if not release.draft and older:
-            return f"{ref.name}@{release.tag}"
-    return ""
 
 
 def _attach(store: Store, release: Release, bundle: Path) -> None:

@@ -7,6 +7,7 @@ and the repo: there is no clock and no host in it, so the same input gives the s
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -174,6 +175,14 @@ class Manifest(Part):
         """Return the names of the archives."""
         return [model.asset for model in self.models]
 
+    @property
+    def parts(self) -> tuple[ModelEntry, ...]:
+        """Return the archives that are one model together, a fold each; none where each is a model of its own."""
+        alike = {(base_variant(m.variant), m.layout, m.trainer_folder, m.data.name) for m in self.models}
+        folds = [m.folds[0] for m in self.models if m.variant == fold_variant(base_variant(m.variant), m.folds[0])]
+        whole = len(alike) == 1 and len(set(folds)) == len(self.models) == sum(len(m.folds) for m in self.models)
+        return self.models if whole and len(folds) > 1 else ()
+
     def sha256_of(self, name: str) -> str:
         """Return the digest of an asset, "" for one that the manifest does not know."""
         return next((asset.sha256 for asset in self.assets if asset.name == name), "")
@@ -185,6 +194,24 @@ class Manifest(Part):
     def text(self) -> str:
         """Return the file's text."""
         return json_text(self.model_dump(mode="json"))
+
+
+def fold_variant(variant: str, fold: int | str) -> str:
+    """Return the word in the name of an archive that holds one fold only.
+
+    >>> fold_variant("axial", 3)
+    'axial.fold3'
+    """
+    return f"{variant}.fold{fold}" if variant else f"fold{fold}"
+
+
+def base_variant(variant: str) -> str:
+    """Return the word of a model whose folds may lie in archives of their own.
+
+    >>> base_variant("axial.fold3"), base_variant("fold0")
+    ('axial', '')
+    """
+    return re.sub(r"(^|\.)fold(\d+|all)$", "", variant)
 
 
 def parse(data: bytes, where: str = MANIFEST_NAME) -> Manifest:

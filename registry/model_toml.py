@@ -69,6 +69,7 @@ class ReleaseSection(Section):
         "root", description="trainer folder at the archive's root, or inside DatasetNNN_Name/ (3D Slicer)"
     )
     variant: str = Field("", pattern=r"^[A-Za-z0-9.]*$", description="word between repo and tag in the archive's name")
+    per_fold: bool = Field(False, description="an archive of each fold, for models whose folds do not fit in one")
     accept: tuple[Annotated[str, Field(pattern=r"^CHANGE\d{3}$")], ...] = Field(
         (), description="breaking changes since the last release that are meant, e.g. CHANGE003: mreg check --against"
     )

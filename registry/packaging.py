@@ -1,4 +1,4 @@
-"""What `mreg package` fills in: the run, the tag and the folder that the user did not name."""
+"""What `mreg package` fills in where the user said nothing, and the reference output, for `mreg release` as well."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from registry import output, smoke, workers
 from registry.archive import build
 from registry.demo_data import has_template
 from registry.errors import MregError, NotFoundError
+from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
 from registry.model_toml import Repo, find_repo
 from registry.release_plan import require_tag
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from registry.archive import Package
-    from registry.manifest import Reference
+    from registry.manifest import Manifest, Reference
 
 
 def package(
@@ -32,6 +33,7 @@ def package(
     variant: str | None = None,
     keep_optimizer: bool = False,
     half: bool = False,
+    per_fold: bool | None = None,
     reference: bool = True,
     reference_image: Path | None = None,
 ) -> Package:
@@ -58,16 +60,34 @@ def package(
             variant=variant if variant is not None else (repo.toml.release.variant if repo else ""),
             keep_optimizer=keep_optimizer,
             half=half,
+            per_fold=per_fold if per_fold is not None else bool(repo and repo.toml.release.per_fold),
             repo=repo,
-            reference=_reference(out, reference_image) if reference else None,
+            reference=reference_of(out, reference_image) if reference else None,
         )
 
 
-def _reference(out: Path, image: Path | None) -> Callable[[Path], Reference] | None:
-    """Return what runs the archive once it is made; None, with a word on it, where nothing here can run it.
+def reference_of(
+    out: Path, image: Path | None = None, known: Manifest | None = None
+) -> Callable[[Path], Reference | None] | None:
+    """Return what runs an archive once it is made; None, with a word on it, where nothing here can run it.
 
-    An image that the user named is an error where it cannot be used.
+    An archive that the manifest in `out` has, or `known`, which is published, is not run again. An image that the user
+    named is an error where it cannot be used.
     """
+    make = None if known and image is None and not workers.installed() else _runner(out, image)
+    if known is None:
+        return make
+
+    def keep(archive: Path) -> Reference | None:
+        entry = known.model(archive.name)
+        if entry is not None and known.sha256_of(archive.name) == sha256(archive):
+            return entry.reference  # or none: a published manifest does not change
+        return make(archive) if make else None
+
+    return keep
+
+
+def _runner(out: Path, image: Path | None) -> Callable[[Path], Reference] | None:
     if image is None and not workers.installed():
         output.say("no reference output: it takes torch and nnunetv2 (mreg[train])")
         return None

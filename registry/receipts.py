@@ -34,6 +34,7 @@ class Receipt:
     url: str = ""  # public address
     tag: str = ""
     yanked: str = ""  # the reason, as it was when the archive was fetched
+    parts: tuple[str, ...] = ()  # file names of all archives, where each has a fold of the model
 
     @property
     def path(self) -> Path:
@@ -50,25 +51,28 @@ def write(ref: RepoRef | UrlRef, location: str, receipt: Receipt) -> None:
         write_json(path, document)
 
 
-def find(ref: RepoRef | UrlRef, location: str, asset: str = "") -> Receipt:
+def find(ref: RepoRef | UrlRef, location: str, asset: str = "") -> list[Receipt]:
     """Return the receipt of an archive that is in the cache, whole: the tag's, else the newest good one.
 
-    Raises `NotFoundError` where the cache lacks it, `MregError` where there are several to choose from.
+    There are several where each has a fold of the model. Raises `NotFoundError` where the cache lacks one, `MregError`
+    where there are several to choose from.
     """
     known = [receipt for receipt in _all(ref, location) if receipt.path.is_file()]
     if isinstance(ref, RepoRef):
         tag = ref.tag or _newest_tag(known)
         known = [receipt for receipt in known if receipt.tag == tag and asset in ("", receipt.asset)]
-    if len(known) > 1:
+    wanted = known[0].parts if known and not asset else ()
+    if len(known) > 1 and not wanted:
         names = ", ".join(sorted(receipt.asset for receipt in known))
         raise MregError(f"{ref}: several archives in the cache: {names}", hint=f"choose: --asset {known[0].asset}")
-    if not known or sha256(known[0].path) != known[0].sha256:
+    lacks = not known or not set(wanted) <= {receipt.asset for receipt in known}
+    if lacks or any(sha256(receipt.path) != receipt.sha256 for receipt in known):
         what = f"{ref} ({asset})" if asset else str(ref)
         raise NotFoundError(
             f"{what}: not in the cache {cache.root()}, and --offline or MREG_OFFLINE forbids the network",
             hint="fetch it once with a network, give the path of an archive, or carry the archive here on a disk",
         )
-    return known[0]
+    return sorted(known, key=lambda receipt: receipt.asset)
 
 
 def _all(ref: RepoRef | UrlRef, location: str) -> Iterator[Receipt]:
@@ -81,8 +85,9 @@ def _all(ref: RepoRef | UrlRef, location: str) -> Iterator[Receipt]:
 def _read(path: Path) -> Receipt | None:
     """Read a receipt; one that somebody has spoilt is none."""
     try:
-        return Receipt(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError):
+        document = json.loads(path.read_bytes())
+        return Receipt(**{**document, "parts": tuple(document.get("parts", ()))})
+    except (ValueError, TypeError, AttributeError):
         return None
 
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import archive, output, signing
+from registry import archive, output, packaging, signing
 from registry.errors import IntegrityError, NotFoundError
 from registry.files import sha256, write_text
-from registry.manifest import MANIFEST_NAME, Manifest
+from registry.manifest import MANIFEST_NAME, Manifest, base_variant
 from registry.manifest import read as read_manifest
 from registry.model_toml import FILE_NAME
 from registry.release_plan import LocalAsset, local_asset
 from registry.runs import Run, latest_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from registry.model_toml import Repo
 
@@ -33,6 +33,8 @@ class Options:
     run: Run | None = None  # None: the newest complete one
     layout: str = ""
     half: bool = False
+    per_fold: bool | None = None
+    reference: bool = True  # whether to run the archive for the manifest's reference output
     sign: Path | None = field(default=None, compare=False)  # private key for the manifest's signature
 
 
@@ -51,9 +53,12 @@ class Files:
 
 
 @contextmanager
-def packed(repo: Repo, tag: str, options: Options, *, keep: bool) -> Iterator[Files]:
+def packed(
+    repo: Repo, tag: str, options: Options, *, keep: bool, known: Callable[[], Manifest | None] = lambda: None
+) -> Iterator[Files]:
     """Give the files of a release: those in dist/TAG, built where they are not there or older than the run.
 
+    `known` is asked for the manifest that is published under the tag, if anything has to be built.
     Without `keep` nothing is written into the repo: what is built is gone afterwards.
     """
     folder = repo.dist / tag
@@ -63,7 +68,7 @@ def packed(repo: Repo, tag: str, options: Options, *, keep: bool) -> Iterator[Fi
         if before is None or options != Options() or not _is_current(before, folder, repo):
             folder = out
             with output.stage(f"package {repo.name} {tag}"):
-                _build(repo, tag, options, before, folder)
+                _build(repo, tag, options, before, folder, known())
         manifest = read_manifest(folder / MANIFEST_NAME)
         archives = tuple(local_asset(folder / entry.name) for entry in manifest.assets)
         described = local_asset(folder / MANIFEST_NAME)
@@ -116,17 +121,27 @@ def _is_current(manifest: Manifest, folder: Path, repo: Repo) -> bool:
     return all((folder / name).stat().st_mtime_ns >= newest for name in (MANIFEST_NAME, *manifest.archives))
 
 
-def _build(repo: Repo, tag: str, options: Options, before: Manifest | None, out: Path) -> None:
+def _build(repo: Repo, tag: str, options: Options, before: Manifest | None, out: Path, known: Manifest | None) -> None:
     """Build the archive as it was built before, where nobody says how."""
     like = before.models[0] if before else None
+    split = options.per_fold
+    if split is None:
+        split = bool(before.parts) if before else repo.toml.release.per_fold
     archive.build(
         options.run or latest_run(repo.runs),
         repo.name,
         tag,
         out,
         layout=options.layout or (like.layout if like else repo.toml.release.layout),
-        variant=like.variant if like else repo.toml.release.variant,
+        variant=_variant(before) if before else repo.toml.release.variant,
         keep_optimizer=bool(like and like.weights.optimizer),
         half=options.half or bool(like and like.weights.dtype == "float16"),
+        per_fold=split,
         repo=repo,
+        reference=packaging.reference_of(out, known=known) if options.reference else None,
     )
+
+
+def _variant(before: Manifest) -> str:
+    first = before.models[0].variant
+    return base_variant(first) if before.parts else first

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from registry import notes
 from registry.manifest import MANIFEST_NAME
 from registry.model_facts import facts, foreground, metrics_origin, metrics_table
+from registry.sct_stanza import MERGED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +40,12 @@ def write(old: str, files: Files, *, address: Callable[[str], str], task: str, l
 def _generate(files: Files, address: Callable[[str], str], task: str, location: str) -> str:
     manifest = files.manifest
     parts = [manifest.description]
+    if manifest.parts:
+        whole = manifest.models[0].model_copy(update={"folds": tuple(model.folds[0] for model in manifest.models)})
+        parts += [_facts(whole), *_metrics(whole.metrics)]
+        urls = [address(name) for name in manifest.archives]
+        parts += ["### Install", _install_parts(manifest, urls, task, location)]
+        return "\n\n".join([*(part for part in parts if part), "### Files", _files(files.all)])
     for model in manifest.models:
         parts += [f"## {model.asset}"] if len(manifest.models) > 1 else []
         parts += [_facts(model), *_metrics(model.metrics)]
@@ -52,12 +59,26 @@ def _facts(model: ModelEntry) -> str:
 
 def _install(manifest: Manifest, model: ModelEntry, url: str, task: str, location: str) -> str:
     choice = f" --asset {model.asset}" if len(manifest.models) > 1 else ""
+    return _commands(_fetch(manifest, location) + choice, [url], task)
+
+
+def _install_parts(manifest: Manifest, urls: list[str], task: str, location: str) -> str:
+    """Say how a model whose folds lie in archives of their own is put together; SCT does it for one model."""
+    fetch = f"{_fetch(manifest, location)} --unpack"
+    if manifest.name == MERGED:
+        return _commands(fetch, urls, task)
+    return _commands(fetch, [], task) + "\n\nEach archive has one fold. SCT would take each for a model of its own."
+
+
+def _fetch(manifest: Manifest, location: str) -> str:
     # The path of a folder registry is nobody's business.
     registry = f" --registry {location}" if location.startswith("github:") else ""
-    lines = [f"mreg fetch {manifest.name}@{manifest.tag}{choice}{registry}"]
-    if url:
-        lines.insert(0, f"sct_deepseg {task or 'TASK'} -install -custom-url {url}")
-    return "```\n" + "\n".join(lines) + "\n```"
+    return f"mreg fetch {manifest.name}@{manifest.tag}{registry}"
+
+
+def _commands(fetch: str, urls: list[str], task: str) -> str:
+    lines = [f"sct_deepseg {task or 'TASK'} -install -custom-url {' '.join(urls)}"] if any(urls) else []
+    return "```\n" + "\n".join([*lines, fetch]) + "\n```"
 
 
 def _metrics(metrics: Metrics | None) -> list[str]:

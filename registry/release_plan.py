@@ -12,6 +12,7 @@ from registry.attestation import SUFFIX as ATTESTATION
 from registry.errors import ConflictError, MregError
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
+from registry.notes import block_of
 from registry.signing import SIGNATURE_NAME
 from registry.stores import INDEX_BLOCK
 from registry.stores.contract import check_asset, newest_first
@@ -99,7 +100,7 @@ def make_plan(tag: str, commit: str, wanted: Sequence[LocalAsset], releases: Ite
         strangers=tuple(r for r in others if not _is_ours(r, wanted)),
         broken=tuple(_unwanted(draft, wanted)) if draft else (),
         missing=tuple(local for local in wanted if not (draft and local.equals(draft.asset(local.name)))),
-        latest=all(_is_newer(tag, release) for release in public),
+        latest=all(is_newer(tag, release) for release in public),
     )
 
 
@@ -131,6 +132,16 @@ def next_free_tag(tag: str, taken: Iterable[str]) -> str:
     while (tag := f"r{day:%Y%m%d}") in taken:
         day += timedelta(days=1)
     return tag
+
+
+def previous(name: str, tag: str, releases: Iterable[Release]) -> str:
+    """Return NAME@TAG of the newest public release that is older than a tag and not yanked, "" where there is none.
+
+    `releases` stand newest first.
+    """
+    older = (r for r in releases if not r.draft and r.tag != tag and is_newer(tag, r) and not block_of(r).yanked)
+    found = next(older, None)
+    return f"{name}@{found.tag}" if found else ""
 
 
 def _require_same(published: Release, wanted: Sequence[LocalAsset], taken: set[str]) -> None:
@@ -177,7 +188,8 @@ def _subject(name: str) -> str:
     return name.removesuffix(ATTESTATION) if name.lower().endswith(f".zip{ATTESTATION}") else ""
 
 
-def _is_newer(tag: str, release: Release) -> bool:
+def is_newer(tag: str, release: Release) -> bool:
+    """Whether a release of this tag would stand before another one."""
     return newest_first([release, replace(release, tag=tag)])[0].tag == tag
 
 

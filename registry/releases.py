@@ -17,9 +17,10 @@ from registry import actions, output, release_notes
 from registry.checks import check
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.model_toml import find_repo
+from registry.published import read_manifest
 from registry.read_back import publish_or_yield, read_back, reread, with_digest, with_digests
 from registry.release_files import Options, packed
-from registry.release_plan import make_plan, require_tag
+from registry.release_plan import make_plan, previous, require_tag
 from registry.runs import is_run, read_run
 from registry.stores import Asset, open_store
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from registry.actions import By
     from registry.findings import Report
+    from registry.manifest import Manifest
     from registry.model_toml import Repo
     from registry.release_files import Files
     from registry.release_plan import LocalAsset, Plan
@@ -70,6 +72,8 @@ def release_path(
     tag: str = "",
     layout: str = "",
     half: bool = False,
+    per_fold: bool | None = None,
+    reference: bool = True,
     dry_run: bool = False,
     draft: bool = False,
     by: By = "auto",
@@ -80,7 +84,14 @@ def release_path(
     chosen = run if run is None or run.exists() else repo.runs / run
     if chosen is None and is_run(path):
         chosen = path
-    options = Options(run=read_run(chosen) if chosen else None, layout=layout, half=half, sign=sign)
+    options = Options(
+        run=read_run(chosen) if chosen else None,
+        layout=layout,
+        half=half,
+        per_fold=per_fold,
+        reference=reference,
+        sign=sign,
+    )
     return release(repo, open_store(registry), tag=tag, options=options, dry_run=dry_run, draft=draft, by=by)
 
 
@@ -110,12 +121,17 @@ def release(
     _require_ok(check(repo.root))
     way = None if dry_run or draft else actions.find_way(store, info, tag, by=by)
     releases = [with_digests(store, r) if r.tag == tag else r for r in store.releases(repo.name)]
-    public = any(r.tag == tag and not r.draft for r in releases)
+    public = next((r for r in releases if r.tag == tag and not r.draft), None)
+
+    def known() -> Manifest | None:
+        return read_manifest(store, public) if public else None
+
     # Under a tag that is public a new package is only to be compared: what was released stays in dist.
-    with packed(repo, tag, options or Options(), keep=not (dry_run or public)) as files:
+    with packed(repo, tag, options or Options(), keep=not (dry_run or public), known=known) as files:
         wanted = files.all
+        before = previous(repo.name, tag, releases) or None
         for local in files.archives:
-            _require_ok(check(local.path))
+            _require_ok(check(local.path, against=None if public else before, registry=store.location))
         plan = make_plan(tag, info.commit, wanted, releases)
         _tell_twins(files.archives, tag, releases)
         lines = plan.lines(stop_at_draft=draft)

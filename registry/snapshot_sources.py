@@ -91,6 +91,18 @@ def of_path(path: Path) -> Snapshot:
     )
 
 
+def with_siblings(snapshot: Snapshot, target: str | Path | Tree) -> Snapshot:
+    """Add what the manifest beside an archive says of the other archives of its release."""
+    beside = Path(target).with_name(MANIFEST_NAME) if isinstance(target, str | Path) and Path(target).name else None
+    if beside is None or not Path(str(target)).is_file() or not beside.is_file():
+        return snapshot
+    manifest, own = read_manifest(beside), {model.asset for model in snapshot.models}
+    if not own <= set(manifest.archives):
+        return snapshot
+    others = [model for model in snapshots.of_manifest(manifest, "").models if model.asset not in own]
+    return replace(snapshot, models=(*snapshot.models, *others))
+
+
 def of_repo(files: RepoFiles, title: str) -> Snapshot:
     """Read a repo: its newest complete run, with what its dataset.json says, which the next release has to keep."""
     toml = files.toml

@@ -10,13 +10,16 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from registry.errors import ConflictError, IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    _Place = tuple[Path, zipfile.ZipFile, zipfile.ZipInfo]
 
 CHUNK_BYTES = 1 << 20
 MAX_MEMBERS = 10_000
@@ -56,10 +59,19 @@ def unpack_safely(archive: Path, folder: Path) -> Path:
     A folder that holds exactly the archive's files is left as it is. Raises `ConflictError` for any other folder and
     `IntegrityError` for an archive that is broken or has unsafe members; nothing is written then.
     """
-    with _open(archive) as source:
-        members = list(safe_members(source, archive))
+    return unpack_together([archive], folder)
+
+
+def unpack_together(archives: Sequence[Path], folder: Path) -> Path:
+    """Unpack several zips into one new folder, as the folds of a model that was packed a fold an archive.
+
+    Files that several of them have must be the same in all. Else as `unpack_safely`.
+    """
+    with ExitStack() as stack:
+        members = _merged([(archive, stack.enter_context(_open(archive))) for archive in archives])
+        entries = [(name, info) for name, (_, _, info) in members.items()]
         if folder.exists():
-            if _holds(folder, members):
+            if _holds(folder, entries):
                 return folder
             raise ConflictError(
                 f"{folder}: there is another folder or file of that name",
@@ -68,13 +80,30 @@ def unpack_safely(archive: Path, folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
         try:
-            for name, info in members:
+            for name, (archive, source, info) in members.items():
                 _extract(source, info, temporary / name, archive)
             temporary.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
-            _move(temporary, folder, members)
+            _move(temporary, folder, entries)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _merged(sources: Iterable[tuple[Path, zipfile.ZipFile]]) -> dict[str, _Place]:
+    """Return where each file is read from."""
+    members: dict[str, _Place] = {}
+    for archive, source in sources:
+        for name, info in safe_members(source, archive):
+            first, _, there = members.setdefault(name, (archive, source, info))
+            if (there.CRC, there.file_size) != (info.CRC, info.file_size):
+                raise IntegrityError(
+                    f"{archive}: its {name} is not that of {first.name}: not unpacked",
+                    hint="archives of one model's folds have the same plans.json and dataset.json",
+                )
+    keys = {_key(name) for name in members}
+    if len(keys) < len(members):
+        raise _unsafe(next(iter(members.values()))[0], "the archives have names that differ in case only")
+    return members
 
 
 def model_folder(folder: Path) -> Path:

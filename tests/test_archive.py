@@ -20,6 +20,7 @@ from registry.errors import ConflictError, IntegrityError, MregError, NotFoundEr
 from registry.files import read_json, write_json
 from registry.model_toml import find_repo
 from registry.runs import FINAL, read_run
+from registry.unpack import unpack_safely, unpack_together
 
 TAG = "r20261121"
 ZIP = f"{NAME}-{TAG}.zip"
@@ -487,3 +488,81 @@ def test_a_run_without_a_repo_needs_a_folder(mreg, run: Path, tmp_path: Path) ->
     assert "name one: -o DIR" in mreg("package", alone).stderr
     result = mreg("package", alone, "--tag", TAG, "-o", tmp_path / "out", "--no-reference")
     assert Path(result.stdout.strip()).name == ZIP
+
+
+# ---- a fold an archive
+
+
+def test_each_fold_can_have_an_archive_of_its_own(run: Path, tmp_path: Path) -> None:
+    second_fold(run)
+    whole = build(run)
+    package = build(run, per_fold=True)
+    assert [made.path.name for made in package.archives] == [f"{NAME}-fold{fold}-{TAG}.zip" for fold in (0, 1)]
+    found = manifest.read(package.manifest)
+    assert [(model.variant, model.folds) for model in found.models] == [("fold0", (0,)), ("fold1", (1,))]
+    assert found.parts == found.models
+    assert found.archives == [made.path.name for made in package.archives]  # the whole one makes room
+    together = unpack_together([made.path for made in package.archives], tmp_path / "together")
+    assert files_of(together) == files_of(unpack_safely(whole.archive, tmp_path / "whole"))
+    assert not build(run, per_fold=True).created
+    again = manifest.read(build(run).manifest)
+    assert (again.archives, again.parts) == ([ZIP], ())
+
+
+def test_archives_of_other_folds_or_models_are_no_parts(run: Path, tmp_path: Path) -> None:
+    second_fold(run)
+    found = manifest.read(build(run, per_fold=True, variant="axial").manifest)
+    assert [model.variant for model in found.models] == ["axial.fold0", "axial.fold1"]
+    assert found.parts
+    other = found.models[1].model_copy(update={"trainer_folder": "nnUNetTrainer__nnUNetPlans__2d"})
+    assert found.model_copy(update={"models": (found.models[0], other)}).parts == ()
+    assert found.model_copy(update={"models": (found.models[0], found.models[0])}).parts == ()
+    assert found.model_copy(update={"models": found.models[:1]}).parts == ()
+
+
+def test_folds_of_two_models_are_not_unpacked_together(run: Path, tmp_path: Path) -> None:
+    second_fold(run)
+    first = build(run, per_fold=True).archives[0].path
+    edit(run / "plans.json", original_median_spacing_after_transp=[2.0, 1.0, 1.0])
+    other = build(run, tmp_path / "other", per_fold=True).archives[1].path
+    with pytest.raises(IntegrityError, match=r"its \S+plans\.json is not that of"):
+        unpack_together([first, other], tmp_path / "together")
+    assert not (tmp_path / "together").exists()
+
+
+def test_where_all_folds_are_too_large_an_archive_of_each_is_offered_and_fits(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_fold(run)
+    size = build(run, per_fold=True).archives[0].size
+    shutil.rmtree(find_repo(run).dist)
+    monkeypatch.setattr(archive, "LARGEST", size)
+    with pytest.raises(MregError, match="GitHub takes") as error:
+        build(run)
+    assert "--per-fold" in error.value.hint
+    assert not list(find_repo(run).dist.rglob("*.zip"))
+    assert len(build(run, per_fold=True).archives) == 2
+    monkeypatch.setattr(archive, "LARGEST", 100_000)
+    with pytest.raises(MregError, match="-fold0-") as error:
+        build(run, tag="r20261122", per_fold=True)
+    assert "--per-fold" not in error.value.hint
+
+
+def test_package_makes_a_fold_an_archive_as_model_toml_or_the_flag_says(
+    mreg, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_fold(run)
+    monkeypatch.chdir(find_repo(run).root)
+    names = [f"{NAME}-fold{fold}-{TAG}.zip" for fold in (0, 1)]
+    said = mreg("package", "--per-fold", "--tag", TAG, "--no-reference")
+    assert [Path(line).name for line in said.stdout.split()] == names
+    with Path("model.toml").open("a") as file:
+        file.write("\n[release]\nper_fold = true\n")
+    said = json.loads(mreg("package", "--tag", TAG, "--no-reference", "--json").stdout)
+    assert [Path(entry["archive"]).name for entry in said["archives"]] == names
+    said = json.loads(mreg("package", "--one-archive", "--tag", TAG, "--no-reference", "--json").stdout)
+    assert Path(said["archive"]).name == ZIP
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

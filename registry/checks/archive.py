@@ -182,7 +182,7 @@ def fits_github(archive: Archive) -> Iterator[Draft]:
     """The archive is small enough for a GitHub asset."""
     size = archive.path.stat().st_size
     if size > LARGEST_ASSET:
-        yield "", f"{size} bytes, GitHub takes {LARGEST_ASSET}", "mreg package --half, or fewer folds"
+        yield "", f"{size} bytes, GitHub takes {LARGEST_ASSET}", "mreg package --half, or --per-fold"
 
 
 @rule("MANIFEST001")

@@ -169,7 +169,7 @@ def fits_github(subject: Published) -> Iterator[Draft]:
         yield "", f"{len(subject.release.assets)} assets, GitHub takes {MOST_ASSETS}", "fewer, larger archives"
     for asset in subject.release.assets:
         if asset.size > LARGEST_ASSET:
-            yield asset.name, f"{asset.size} bytes, GitHub takes {LARGEST_ASSET}", "mreg package --half, or fewer folds"
+            yield asset.name, f"{asset.size} bytes, GitHub takes {LARGEST_ASSET}", "mreg package --half, or --per-fold"
 
 
 @rule("RELEASE009", "warning")

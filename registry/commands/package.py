@@ -24,6 +24,11 @@ from registry.commands._options import json_option
 @click.option("--variant", metavar="WORD", help="Word between name and tag of the archive [default: model.toml].")
 @click.option("--keep-optimizer", is_flag=True, help="Keep what continuing the training needs (twice the size).")
 @click.option("--half", is_flag=True, help="Store the weights as 16-bit floats (half the size).")
+@click.option(
+    "--per-fold/--one-archive",
+    default=None,
+    help="An archive of each fold, where all of them are over GitHub's 2 GiB [default: model.toml].",
+)
 @click.option("--no-reference", is_flag=True, help="Do not run the archive for the manifest's reference output.")
 @click.option(
     "--reference-image",
@@ -40,6 +45,7 @@ def command(
     variant: str | None,
     keep_optimizer: bool,
     half: bool,
+    per_fold: bool | None,
     no_reference: bool,
     reference_image: Path | None,
     as_json: bool,
@@ -74,13 +80,13 @@ def command(
         variant=variant,
         keep_optimizer=keep_optimizer,
         half=half,
+        per_fold=per_fold,
         reference=not no_reference,
         reference_image=reference_image,
     )
     if as_json:
         output.document(package.as_json())
     else:
-        output.say(
-            f"{package.size / 1e6:.1f} MB, SHA-256 {package.sha256}" + ("" if package.created else ", unchanged")
-        )
-        output.answer(package.archive)
+        for made in package.archives:
+            output.say(f"{made.size / 1e6:.1f} MB, SHA-256 {made.sha256}" + ("" if made.created else ", unchanged"))
+            output.answer(made.path)

@@ -27,6 +27,8 @@ from registry.commands._options import json_option, registry_option
     help="Trainer folder at the archive's root, or in DatasetNNN_Name/ [default: model.toml].",
 )
 @click.option("--half", is_flag=True, help="Store the weights in half precision.")
+@click.option("--per-fold/--one-archive", default=None, help="An archive of each fold [default: model.toml].")
+@click.option("--no-reference", is_flag=True, help="Do not run the archive for the manifest's reference output.")
 @click.option(
     "--sign",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -49,6 +51,8 @@ def command(
     tag: str,
     layout: str | None,
     half: bool,
+    per_fold: bool | None,
+    no_reference: bool,
     sign: Path | None,
     dry_run: bool,
     draft: bool,
@@ -77,6 +81,8 @@ def command(
         tag=tag,
         layout=layout or "",
         half=half,
+        per_fold=per_fold,
+        reference=not no_reference,
         dry_run=dry_run,
         draft=draft,
         by=publish_with or "auto",

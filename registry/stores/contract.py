@@ -75,7 +75,7 @@ def check_asset(path: Path) -> int:
     if size > MAX_ASSET_BYTES:
         raise MregError(
             f"{path}: {size} bytes, and GitHub takes assets below 2 GiB only",
-            hint="release fewer folds, or weights in half precision (--half)",
+            hint="weights in half precision (--half), an archive of each fold (--per-fold), or fewer folds",
         )
     return size
 
