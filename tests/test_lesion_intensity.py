@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.core.errors import TrainingError
-from trainers.lesion.intensity import PUBLISHED, Standard, percentiles
+from trainers.lesion.intensity import PUBLISHED, Standard, Tissue, percentiles
 
 
 def tissue(seed: int, gain: float = 1.0, offset: float = 0.0) -> np.ndarray:
@@ -27,9 +27,9 @@ def test_brighter_stays_brighter_and_everything_is_finite(seed: int, scheme: str
     voxels[: int(zeros * len(voxels))] = 0  # p1 = p10 and more of them
     standard = Standard.published(scheme) if scheme in PUBLISHED else Standard(scheme="zscore")
     if scheme == "own":
-        standard = Standard.fit([("T2w", voxels), ("T2w", tissue(seed + 1, 3.0))])
+        standard = Standard.fit([("T2w", Tissue.of(voxels)), ("T2w", Tissue.of(tissue(seed + 1, 3.0)))])
     ramp = np.linspace(-2000, 9000, 5000, dtype=np.float32)
-    found = standard.apply(ramp, voxels)
+    found = standard.apply(ramp, Tissue.of(voxels))
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
     assert (np.diff(found) >= 0).all()
@@ -37,8 +37,8 @@ def test_brighter_stays_brighter_and_everything_is_finite(seed: int, scheme: str
 
 
 def test_scanner_scale_and_offset_do_not_matter() -> None:
-    standard = Standard.fit([("T2w", tissue(n, 1 + n, 40 * n)) for n in range(4)])
-    one, other = standard.apply(tissue(9), tissue(9)), standard.apply(tissue(9, 7.3, -300), tissue(9, 7.3, -300))
+    standard = Standard.fit([("T2w", Tissue.of(tissue(n, 1 + n, 40 * n))) for n in range(4)])
+    one, other = (standard.apply(voxels, Tissue.of(voxels)) for voxels in (tissue(9), tissue(9, 7.3, -300)))
     assert np.allclose(one, other, atol=1e-3)
     assert abs(one.mean()) < 0.1
     assert one.std() == pytest.approx(1, abs=0.1)
@@ -46,18 +46,19 @@ def test_scanner_scale_and_offset_do_not_matter() -> None:
 
 def test_each_contrast_has_its_landmarks_and_a_new_one_gets_those_of_all() -> None:
     cases = [("T2w", tissue(0)), ("T1w", 3000 - tissue(1)), ("T2w", tissue(2))]
-    standard = Standard.fit(cases)
+    standard = Standard.fit((contrast, Tissue.of(voxels)) for contrast, voxels in cases)
+    image, first = cases[0][1], Tissue.of(cases[0][1])
     assert sorted(standard.landmarks) == ["", "T1w", "T2w"]
     assert standard.landmarks["T1w"] != standard.landmarks["T2w"]
-    assert np.array_equal(standard.apply(cases[0][1], cases[0][1], "PD"), standard.apply(cases[0][1], cases[0][1], ""))
+    assert np.array_equal(standard.apply(image, first, "PD"), standard.apply(image, first, ""))
     again = Standard.from_json(json.loads(json.dumps(standard.as_json())))
     assert again == standard
-    assert np.array_equal(again.apply(*[cases[0][1]] * 2, "T1w"), standard.apply(*[cases[0][1]] * 2, "T1w"))
+    assert np.array_equal(again.apply(image, first, "T1w"), standard.apply(image, first, "T1w"))
 
 
 def test_published_landmarks_put_tissue_where_the_published_models_expect_it() -> None:
     voxels = tissue(3)
-    found = Standard.published("sct-t2").apply(voxels, voxels)
+    found = Standard.published("sct-t2").apply(voxels, Tissue.of(voxels))
     assert abs(found.mean()) < 0.3
     assert found.std() == pytest.approx(1.2, abs=0.3)
     back = found * 557.916 + 871.309
@@ -66,8 +67,7 @@ def test_published_landmarks_put_tissue_where_the_published_models_expect_it() -
 
 def test_an_image_of_one_value_is_refused() -> None:
     flat = np.full(100, 7, dtype=np.float32)
-    for standard in (Standard(scheme="zscore"), Standard.published("sct-t2")):
-        with pytest.raises(TrainingError, match="single value"):
-            standard.apply(flat, flat)
+    with pytest.raises(TrainingError, match="single value"):
+        Tissue.of(flat)
     with pytest.raises(TrainingError, match="no tissue"):
         percentiles(flat[:0])

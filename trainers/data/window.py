@@ -93,9 +93,14 @@ class Following:
             raise ValueError(f"a volume of shape {cut.shape} was not cut by a window of {self.shape}")
         volume = np.full(self.whole, fill, dtype=cut.dtype)
         x, y, z = np.broadcast_arrays(*self._indices())
-        inside = (x >= 0) & (x < self.whole[0]) & (y >= 0) & (y < self.whole[1])
+        inside = self.in_image()
         volume[x[inside], y[inside], z[inside]] = cut[inside]
         return volume
+
+    def in_image(self) -> NDArray[np.bool_]:
+        """Return which of the window's voxels (x, y, z) lie in the image; the others repeat its edge."""
+        x, y, z = np.broadcast_arrays(*self._indices())
+        return np.asarray((x >= 0) & (x < self.whole[0]) & (y >= 0) & (y < self.whole[1]) & (z >= 0))
 
     def lost(self, mask: NDArray[np.bool_], grid: Grid) -> Loss:
         """Say what of a whole mask is outside of the window."""

@@ -26,6 +26,7 @@ Scheme = Literal["nyul", "zscore", "sct-t2", "sct-t2_ax", "sct-t2s"]
 PERCENTILES = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
 SCALE = 1000.0  # of landmarks fitted here
 BEYOND = 0.25  # of the scale, to which the map goes on at either end
+SAMPLE = 20_000  # voxels of a case that stand for all when mean and standard deviation are fitted
 LEAST_STEP = 1e-3  # of the scale, between neighbouring landmarks
 # Landmarks, mean and standard deviation that SCT's lesion models were trained with.
 PUBLISHED: dict[str, tuple[tuple[float, ...], float, float]] = {
@@ -44,6 +45,24 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], float, float]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tissue:
+    """What standardisation needs to know of the voxels around one cord."""
+
+    points: NDArray[np.float64]  # percentiles, strictly increasing
+    mean: float
+    std: float
+    sample: NDArray[np.float32]  # of the voxels, in no order
+
+    @classmethod
+    def of(cls, voxels: NDArray[np.float32]) -> Self:
+        """Look at the voxels (N,); raise `TrainingError` for a single value."""
+        points = percentiles(voxels)
+        sample = voxels[:: max(1, len(voxels) // SAMPLE)]
+        mean, std = float(voxels.mean(dtype=np.float64)), float(voxels.std(dtype=np.float64))
+        return cls(points=points, mean=mean, std=std, sample=sample)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Standard:
     """How a model standardises; saved with it. `landmarks` go by contrast, "" for one that was not trained on."""
@@ -60,37 +79,31 @@ class Standard:
         return cls(scheme=scheme, landmarks={"": landmarks}, mean=mean, std=std)
 
     @classmethod
-    def fit(cls, tissues: Iterable[tuple[str, NDArray[np.float32]]]) -> Self:
-        """Return landmarks of training cases, given as (contrast, voxels around the cord); for each contrast its own.
+    def fit(cls, tissues: Iterable[tuple[str, Tissue]]) -> Self:
+        """Return landmarks of training cases, given as (contrast, tissue); for each contrast its own.
 
         As Nyúl and Udupa: each case's percentiles are stretched to the scale from the first to the last, and averaged.
         """
         found, samples = defaultdict(list), []
-        for contrast, voxels in tissues:
-            points = percentiles(voxels)
+        for contrast, tissue in tissues:
+            points = tissue.points
             stretched = (points - points[0]) / (points[-1] - points[0]) * SCALE
             for key in {contrast, ""}:
                 found[key].append(stretched)
-            samples.append((contrast, voxels))
+            samples.append((contrast, tissue))
         landmarks = {key: tuple(_increasing(np.mean(rows, axis=0)).tolist()) for key, rows in sorted(found.items())}
         fitted = cls(landmarks=landmarks)
-        mapped = [fitted.apply(voxels, voxels, contrast) for contrast, voxels in samples]
+        mapped = [fitted.apply(tissue.sample, tissue, contrast) for contrast, tissue in samples]
         mean = float(np.mean([part.mean(dtype=np.float64) for part in mapped]))
         square = float(np.mean([np.square(part - mean).mean(dtype=np.float64) for part in mapped]))
         return cls(landmarks=landmarks, mean=mean, std=square**0.5)
 
-    def apply(self, image: NDArray[np.float32], tissue: NDArray[np.float32], contrast: str = "") -> NDArray[np.float32]:
-        """Return an image standardised after the voxels of its `tissue`; float32.
-
-        Raises `TrainingError` for tissue of a single value.
-        """
+    def apply(self, image: NDArray[np.float32], tissue: Tissue, contrast: str = "") -> NDArray[np.float32]:
+        """Return an image standardised after its own tissue; float32."""
         if self.scheme == "zscore":
-            mean, std = float(tissue.mean(dtype=np.float64)), float(tissue.std(dtype=np.float64))
-            if not std > 0:
-                raise TrainingError("the image has a single value around the cord")
-            return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
+            return ((image - np.float32(tissue.mean)) / np.float32(tissue.std)).astype(np.float32)
         target = np.asarray(self.landmarks.get(contrast) or self.landmarks[""], dtype=np.float64)
-        mapped = _map(image, percentiles(tissue), target)
+        mapped = _map(image, tissue.points, target)
         return ((mapped - self.mean) / self.std).astype(np.float32)
 
     def as_json(self) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""Settings of the `lesion` recipe, checked before anything is computed. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Millimetres = Annotated[float, Field(ge=0)]
+
+PLANS = "LesionPlans"
+TRAINER = "LesionTrainer"
+
+
+class GeometrySettings(BaseModel):
+    """What is cut out of an image and how fine; saved with a model, since a prediction needs the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop: Literal["window", "box", "none"] = Field(
+        "window", description="window: follows the cord; box: one box around it; none: the whole image"
+    )
+    spacing: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.5, 0.5, 0.5), min_length=3, max_length=3, description="voxel size in mm, along R-L, P-A and I-S"
+    )
+    alignment: Literal["centre", "sct"] = Field(
+        "centre", description="grid of the resampled image: around its centre, or as the Spinal Cord Toolbox places it"
+    )
+    window: Positive = Field(48, description="voxels of the window's edge in an axial slice")
+    margin: Annotated[int, Field(ge=0)] = Field(
+        12, description="voxels around the window that training may turn and shift into it"
+    )
+    hold_mm: Millimetres = Field(10.0, description="how far beyond its ends the centreline goes on")
+    pads_mm: dict[Literal["superior", "inferior", "left", "right", "anterior", "posterior"], Millimetres] = Field(
+        {"superior": 40, "inferior": 100, "left": 15, "right": 15, "anterior": 15, "posterior": 22},
+        description="crop = box: mm around the cord on each side", min_length=6,
+    )  # fmt: skip
+
+
+class LesionSettings(BaseModel):
+    """What `[train]` of model.toml and `--set KEY=VALUE` may say for recipe `lesion`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lesion_label: str = Field("lesion", description="name of the lesion label in an nnU-Net dataset")
+    cord_label: str = Field("sc", description="name of the cord label there, for the centreline")
+    centreline: Literal["mask", "sct"] = Field(
+        "mask", description="of a case without a cord: an error, or what sct_get_centerline finds"
+    )
+    geometry: GeometrySettings = Field(
+        default_factory=lambda: GeometrySettings.model_validate({}), description="crop and grid"
+    )
+    intensity: Literal["nyul", "zscore", "sct-t2", "sct-t2_ax", "sct-t2s"] = Field(
+        "nyul", description="landmarks fitted on the training cases, a z-score, or landmarks that SCT published"
+    )
+    net: Literal["unet", "resenc"] = Field("unet", description="3D U-Net of the first lesion models, or ResEnc")
+    base: Positive = Field(16, description="unet: channels of the first convolution")
+    depth: Annotated[int, Field(ge=2, le=5)] = Field(3, description="unet: levels; resenc: stages")
+    norm: Literal["instance", "batch"] = Field("instance", description="unet: normalisation")
+    patch: tuple[Positive, ...] = Field(
+        (48, 48, 48), min_length=3, max_length=3, description="patch in voxels, along z, y, x"
+    )
+    loss: Literal["dice", "dice_ce"] = Field("dice_ce", description="soft Dice, or with cross-entropy")
+    lesion_share: Share = Field(0.7, description="share of patches drawn around a lesion voxel")
+    shift: Annotated[int, Field(ge=0)] = Field(10, description="voxels that a patch may stand off the cord")
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(20.0, description="largest rotation in degrees; 0 for none")
+    elastic: Annotated[float, Field(ge=0)] = Field(1.5, description="largest elastic displacement (SD) in voxels")
+    mirror: tuple[Literal["RL", "AP", "IS"], ...] = Field(
+        ("RL", "AP", "IS"), description="axes that are flipped; leave RL out where a label says left or right"
+    )
+    folds: tuple[Annotated[int, Field(ge=0)] | Literal["all"], ...] = Field(
+        (0,), min_length=1, description='folds to train, or ["all"] for one network on every case'
+    )
+    epochs: Positive = Field(250, description="epochs")
+    iterations: Positive = Field(100, description="steps an epoch")
+    batch_size: Positive = Field(2, description="patches a step")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="learning rate")
+    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="optimiser")
+    schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay of the learning rate")
+    validate_every: Positive = Field(5, description="epochs between validations on whole cases")
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="share that neighbouring patches share")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="decay of averaged weights, if wanted")
+    seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes the best")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="threads that read patches ahead")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="numbers to compute in")
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="longest stretch of training that a kill may cost; 0 saves after every epoch"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="services that show the numbers too")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, values: Any) -> Any:
+        """Take what belongs to the geometry from beside it, where `--set crop=box` puts it."""
+        if not isinstance(values, dict):
+            return values
+        inner = {key: values[key] for key in GeometrySettings.model_fields if key in values}
+        outer = {key: value for key, value in values.items() if key not in inner}
+        if inner:
+            outer["geometry"] = {**outer.get("geometry", {}), **inner}
+        return outer
+
+    @model_validator(mode="after")
+    def _fits(self) -> LesionSettings:
+        """Refuse patches that the net cannot halve or that are wider than the window."""
+        step = 2 ** (self.depth - 1)
+        if any(size % step for size in self.patch):
+            raise ValueError(f"patch {self.patch} is not divisible by {step}, as a net of depth {self.depth} needs")
+        if self.geometry.crop == "window" and self.patch[1:] != (self.geometry.window,) * 2:
+            raise ValueError(f"patch {self.patch}: the window is {self.geometry.window} voxels wide along y and x")
+        return self
