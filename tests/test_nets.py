@@ -150,6 +150,16 @@ def test_published_order_swaps_two_axes_of_the_grid_and_nothing_else() -> None:
     torch.testing.assert_close(published(image), own(image))
 
 
+def test_published_weights_become_own_ones_with_the_same_output() -> None:
+    published = Primus(PrimusConfig(width=24, depth=2, heads=2, patch=(16, 24, 32), published_order=True)).eval()
+    own = Primus(SMALL).eval()
+    image = torch.randn(2, 1, *SMALL.patch)
+    own.load_state_dict(published.state_dict())
+    assert not torch.allclose(own(image), published(image), atol=1e-4)
+    own.load_state_dict(positions.unswapped(published.state_dict(), "eva", SMALL.grid, SMALL.heads))
+    torch.testing.assert_close(own(image), published(image), rtol=1e-4, atol=1e-5)
+
+
 def test_a_table_is_resized_along_its_own_axes() -> None:
     ramp = torch.stack(torch.meshgrid(*(torch.linspace(0, 1, n) for n in (4, 4, 4)), indexing="ij"), dim=-1)
     finer = positions.resized_table(ramp.reshape(1, 64, 3), (4, 4, 4), (8, 4, 4)).reshape(8, 4, 4, 3)

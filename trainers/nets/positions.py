@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -50,3 +50,18 @@ def swapped_table(table: Tensor, grid: Sequence[int]) -> Tensor:
     """
     z, y, x = grid
     return table.reshape(1, y, z, x, -1).transpose(1, 2).reshape(1, z * y * x, -1)
+
+
+def unswapped(weights: Mapping[str, Tensor], key: str, grid: Sequence[int], heads: int) -> dict[str, Tensor]:
+    """Return weights of a Primus that numbers its tokens (Y, Z, X) as those of one that numbers them (Z, Y, X).
+
+    Both give the same output, exactly: beside the table below `key` the features of queries and keys that were turned
+    by the first and by the second axis change places, which no product of a query and a key notices.
+    """
+    found = dict(weights)
+    found[f"{key}.pos_embed"] = swapped_table(weights[f"{key}.pos_embed"], grid)
+    for name, value in weights.items():
+        if name.startswith(f"{key}.blocks.") and name.endswith(("q_proj.weight", "q_proj.bias", "k_proj.weight")):
+            by_axis = value.reshape(heads, AXES, -1, *value.shape[1:])
+            found[name] = by_axis[:, [1, 0, 2]].reshape(value.shape)
+    return found
