@@ -38,13 +38,13 @@ def find_bids(
     """
     if not root.is_dir():
         raise NotFoundError(f"{root}: no such folder", hint="name the BIDS tree, or a folder with a v1 dataset.json")
-    images, masks = _images(root), _masks(root)
+    images, masks = find_images(root), find_masks(root)
     contrasts = contrasts or (_only_contrast(root, images, masks, labels or {}),)
     labels = labels or _only_label(root, images, masks, contrasts)
     subjects = {subject if subject.startswith("sub-") else f"sub-{subject}" for subject in tests}
     sources: list[Source] = []
     left_out = []
-    for name in sorted(name for name in images if _has_tail(name, contrasts[0])):
+    for name in sorted(name for name in images if has_tail(name, contrasts[0])):
         found, missing = _find_case(name, contrasts, tuple(labels.values()), images, masks)
         if found is None:
             left_out.append(f"{name}: no {', '.join(missing)}")
@@ -86,11 +86,13 @@ def _case(prefix: str, contrasts: tuple[str, ...]) -> str:
     return "_".join([prefix, *suffixes]) if len(suffixes) == 1 else prefix
 
 
-def _images(root: Path) -> dict[str, Path]:
+def find_images(root: Path) -> dict[str, Path]:
+    """Return the images of a BIDS tree by their names without endings."""
     return _by_name(path for subject in sorted(root.glob("sub-*")) for path in sorted(subject.rglob("sub-*")))
 
 
-def _masks(root: Path) -> Masks:
+def find_masks(root: Path) -> Masks:
+    """Return the masks of a BIDS tree: image → tail after `label-` → file."""
     found: Masks = defaultdict(dict)
     for name, path in _by_name(sorted(root.joinpath(*MASKS).rglob("sub-*_label-*"))).items():
         image, _, tail = name.rpartition("_label-")
@@ -106,7 +108,8 @@ def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _has_tail(name: str, contrast: str) -> bool:
+def has_tail(name: str, contrast: str) -> bool:
+    """Whether an image's name ends in a contrast."""
     return name.endswith(f"_{contrast}")
 
 
@@ -143,7 +146,7 @@ def _only_label(root: Path, images: dict[str, Path], masks: Masks, contrasts: tu
     tails = {
         tail
         for name, found in masks.items()
-        if name in images and any(_has_tail(name, contrast) for contrast in contrasts)
+        if name in images and any(has_tail(name, contrast) for contrast in contrasts)
         for tail in found
         if tail.endswith(SEGMENTATION)
     }

@@ -65,12 +65,12 @@ def import_dataset(
     digest = _digest(collection, options)
     document["source"] = {"kind": collection.kind, **_commit(source), "sha256": digest}
     destination.mkdir(parents=True, exist_ok=True)
-    with _alone(destination):
+    with alone(destination):
         if target.exists() or target.is_symlink():
             _require_same(target, digest, collection)
             output.say(f"{target}: already imported")
             return target
-        _require_free_number(destination, number)
+        require_free_number(destination, number)
         _write(collection, target, document, threshold, folds)
     output.say(f"{target}: {document['numTraining']} training and {document['numTest']} test cases")
     return target
@@ -163,7 +163,7 @@ def _write_cases(collection: Collection, folder: Path, document: dict[str, Any],
                 output.warn(doubt)
             advance()
     if problems:
-        raise IntegrityError(_listed(sorted(problems)), hint="mend or remove these files, then import again")
+        raise IntegrityError(listed(sorted(problems)), hint="mend or remove these files, then import again")
 
 
 def _require_files(collection: Collection) -> None:
@@ -172,18 +172,19 @@ def _require_files(collection: Collection) -> None:
     pointers = [str(path) for path in files if is_annex_pointer(path)]
     if pointers:
         raise IntegrityError(
-            f"git-annex has not fetched {len(pointers)} of {len(files)} files:\n{_listed(pointers)}",
+            f"git-annex has not fetched {len(pointers)} of {len(files)} files:\n{listed(pointers)}",
             hint="in that clone: git annex get .",
         )
     absent = [f"{path}: no such file" for path in files if not path.is_file()]
     if absent:
-        raise NotFoundError(_listed(absent), hint="add the files or take the cases out")
+        raise NotFoundError(listed(absent), hint="add the files or take the cases out")
     counts = Counter(source.case for source in collection.sources)
     if twice := sorted(name for name, count in counts.items() if count > 1):
         raise ConflictError(f"several images would be case {', '.join(twice)}", hint="rename one, or remove it")
 
 
-def _listed(lines: list[str]) -> str:
+def listed(lines: list[str]) -> str:
+    """Return the first lines, and how many there are more."""
     more = [f"… and {len(lines) - MOST_LISTED} more"] if len(lines) > MOST_LISTED else []
     return "\n".join([*lines[:MOST_LISTED], *more])
 
@@ -214,7 +215,7 @@ def _commit(source: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Keep other imports out of the folder; the kernel lets go when a process dies, so no lock stays behind."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -250,7 +251,7 @@ def _require_same(target: Path, digest: str, collection: Collection) -> None:
         )
 
 
-def _require_free_number(destination: Path, number: int) -> None:
+def require_free_number(destination: Path, number: int) -> None:
     """nnU-Net finds datasets by number: two of one number stop it."""
     others = [path.name for path in destination.glob(f"Dataset{number:03d}_*")]
     if others:

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from registry import classification_dataset, lines, orientation, output, scrub
+from registry import classification_dataset, lines, orientation, output, pretraining_collection, scrub
 from registry.collection import ENDING, ENDINGS
 from registry.dataset_findings import finding
 from registry.dataset_splits import check_sides, check_splits
@@ -20,6 +20,7 @@ from registry.findings import Report
 from registry.labels import check_labels, regions
 from registry.schemas import validate
 from registry.volumes import WORKERS
+from trainers.pretraining.collection import FILE as PRETRAIN_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +54,9 @@ def verify(dataset: Path, *, progress: bool = False) -> Report:
     """
     if not dataset.is_dir():
         raise MregError(f"{dataset}: no such folder", hint="name a folder DatasetNNN_Name")
+    if (dataset / PRETRAIN_DATA).is_file() and not (dataset / "dataset.json").is_file():
+        unlabelled = pretraining_collection.findings(dataset, progress=progress)
+        return Report(target=str(dataset), findings=tuple(dict.fromkeys(unlabelled)))
     document = read_json(dataset / "dataset.json")
     if not isinstance(document, dict):
         raise IntegrityError(f"{dataset / 'dataset.json'}: not a JSON object")

@@ -89,7 +89,8 @@ def _standing_in() -> Path:
 
 
 def _on_disk(path: Path, *, data: bool) -> Iterator[Finding]:
-    if path.is_dir() and (path / "imagesTr").is_dir() and not (path / "model.toml").is_file():
+    dataset = (path / "imagesTr").is_dir() or (path / "pretrain_data.json").is_file()
+    if path.is_dir() and dataset and not (path / "model.toml").is_file():
         from registry.dataset_verify import verify
 
         yield from verify(path).findings
@@ -169,13 +170,22 @@ def all_rules() -> list[Rule[Any]]:
 
 def documents() -> list[Kind]:
     """Return what can be wrong with documents and datasets, sorted by code; no rule of ours stands behind it."""
-    from registry import changes, classification_dataset, dataset_findings, labels, schemas, smoke
+    from registry import (
+        changes,
+        classification_dataset,
+        dataset_findings,
+        labels,
+        pretraining_collection,
+        schemas,
+        smoke,
+    )
     from registry.checks import remote
 
     kinds = [Kind(code, "error", summary) for code, summary in schemas.KINDS.items()]
     kinds += [Kind(code, level, summary) for code, (level, summary) in labels.KINDS.items()]
     kinds += [Kind(code, kind.level, kind.summary) for code, kind in dataset_findings.KINDS.items()]
-    kinds += [Kind(code, kind.level, kind.summary) for code, kind in classification_dataset.KINDS.items()]
+    for module in (classification_dataset, pretraining_collection):
+        kinds += [Kind(code, kind.level, kind.summary) for code, kind in module.KINDS.items()]
     kinds += [Kind(code, "note", summary) for code, summary in remote.KINDS.items()]
     kinds += [Kind(code, level, summary) for code, (level, summary) in smoke.KINDS.items()]
     kinds += [Kind(code, kind.level, kind.summary) for code, kind in changes.KINDS.items()]

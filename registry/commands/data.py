@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -11,6 +12,11 @@ from registry.commands._options import json_option
 from registry.splits import LEAVE_ONE_OUT, Folds
 
 FEWEST_FOLDS = 2
+# Options that say nothing of images without labels.
+OF_LABELLED = {
+    "regions": "--region", "tests": "--test-subject", "orientation": "--orientation", "folds": "--folds",
+    "threshold": "--threshold",
+}  # fmt: skip
 
 
 @click.group("data")
@@ -69,7 +75,11 @@ def _folds(context: click.Context, parameter: click.Parameter, value: str | None
     help="Folds by subject [default: 5, or one a subject where there are fewer].",
 )
 @click.option("--threshold", default=0.5, show_default=True, help="A soft mask counts above this value.")
+@click.option("--pretraining", is_flag=True, help="Import images alone, as a collection for pre-training.")
+@click.option("--variable", default="", metavar="NAME", help="With --pretraining: leave images there, as $NAME/….")
+@click.pass_context
 def import_(
+    context: click.Context,
     source: Path,
     destination: Path,
     number: int,
@@ -81,11 +91,16 @@ def import_(
     orientation: str,
     folds: Folds,
     threshold: float,
+    pretraining: bool,
+    variable: str,
 ) -> None:
     """Import a BIDS tree, or a Decathlon or AUC23 folder, as an nnU-Net raw dataset.
 
     Masks are looked for under derivatives/labels as IMAGE_label-TAIL.nii.gz. Of several labels a later one lies on top.
     All images get one orientation, which is written to dataset.json. Prints the dataset's folder.
+
+    With --pretraining, the images of a BIDS tree or of an nnU-Net raw dataset become a collection (pretrain_data.json);
+    --label anatomy=TAIL and anonymisation=TAIL bring masks along.
 
     \b
     Examples:
@@ -93,7 +108,13 @@ def import_(
       mreg data import ~/data/bids data/raw --dataset-id 501 --contrast T2w --label sc=SC_seg --test-subject sub-05
       mreg data import bids data/raw --dataset-id 502 --label sc=SC_seg --label lesion=lesion_seg --region sc=sc+lesion
       mreg data import bids data/raw --dataset-id 503 --contrast flip-1_mt-off_MTS --contrast flip-1_mt-on_MTS
+      mreg data import bids data/raw --dataset-id 530 --name SpineSSL --pretraining --label anatomy=SC_seg
     """
+    if pretraining:
+        _import_collection(context, source, destination, variable)
+        return
+    if variable:
+        raise click.UsageError("--variable goes with --pretraining")
     from registry.dataset import import_dataset
 
     folder = import_dataset(
@@ -112,12 +133,35 @@ def import_(
     output.answer(folder)
 
 
+def _import_collection(context: click.Context, source: Path, destination: Path, variable: str) -> None:
+    given = context.params
+    for name, flag in OF_LABELLED.items():
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{flag} does not go with --pretraining")
+    if not given["name"]:
+        raise click.UsageError("--pretraining needs --name")
+    if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise click.BadParameter(f"{variable!r} is no name of a variable", param_hint="--variable")
+    from registry.pretraining_import import import_collection
+
+    folder = import_collection(
+        source,
+        destination,
+        number=given["number"],
+        name=given["name"],
+        contrasts=given["contrasts"],
+        masks=given["labels"],
+        variable=variable,
+    )
+    output.answer(folder)
+
+
 @command.command("verify")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @json_option
 @click.pass_context
 def verify(context: click.Context, dataset: Path, as_json: bool) -> None:
-    """Report every problem of a raw dataset, per file.
+    """Report every problem of a raw dataset or a collection for pre-training, per file.
 
     Reads each image once: geometry, orientation against dataset.json, label values, channels, duplicates, NaN,
     counts and splits. Exit status 1 if one is an error.
