@@ -228,6 +228,19 @@ def test_settings_follow_the_papers_and_say_what_is_wrong() -> None:
         )
 
 
+def test_processes_that_share_a_training_stop_and_go_on_together(
+    test_data: Path, cache: tuple[Path, Prepared], tmp_path: Path
+) -> None:
+    chosen = settings("mae", "primus", checkpoint_minutes=0)
+    todo = job(test_data, cache[0], tmp_path, chosen) | {"gpus": 2}
+    first = train.run(todo | {"max_minutes": 0.01})
+    assert first["trained"] == []
+    assert first["stopped"].startswith("the time limit")
+    assert train.run(todo)["trained"] == ["all"]
+    assert [line["epoch"] for line in lines(tmp_path / "fold_all")] == [0, 1]
+    assert load(tmp_path / "fold_all" / "checkpoint_final.pth").trainer_name == "mreg_mae_primus"
+
+
 TWO = """
 import sys, torch
 from torch import distributed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
 from trainers.core.loop import Loop, LoopSettings
 from trainers.core.progress import Progress
+from trainers.core.spawning import in_processes
 from trainers.core.stopping import Stopping
 from trainers.nets.primus import PrimusConfig
 from trainers.nets.resenc import ResEncConfig
@@ -42,7 +44,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a training job; return the folds that were trained now and those that were done before.
 
     Job keys: dataset (folder with pretrain_data.json), run, cache (folders), settings, config (what the run's
-    config.json says), max_minutes.
+    config.json says), gpus, max_minutes.
     """
     run_folder = Path(job["run"])
     run_folder.mkdir(parents=True, exist_ok=True)
@@ -73,9 +75,27 @@ def _run(job: dict[str, Any], run_folder: Path, progress: Progress, stopping: St
     folder = run_folder / FOLD
     if (folder / checkpoints.FINAL).is_file():
         return {"trained": [], "done_before": ["all"], "stopped": ""}
-    with join(device) as (ranks, own):
-        reason = train(settings, (method, net), prepared, plan, folder, own, progress, stopping, ranks)
+    if job.get("gpus", 1) > 1:
+        in_processes(job["gpus"], _share, (settings, prepared, plan, folder, device), stopping)
+        finished = (folder / checkpoints.FINAL).is_file()
+        reason = "" if finished else stopping.reason() or "one of its processes"
+    else:
+        reason = train(settings, (method, net), prepared, plan, folder, device, progress, stopping, Ranks())
     return {"trained": [] if reason else ["all"], "done_before": [], "stopped": reason}
+
+
+def _share(
+    settings: PretrainingSettings, prepared: Prepared, plan: dict[str, Any], folder: Path, device: torch.device,
+    stopping: Stopping,
+) -> None:  # fmt: skip
+    """Train as one of several processes."""
+    torch.set_num_threads(max(1, cpu_count() // int(os.environ["WORLD_SIZE"])) if device.type == "cpu" else 1)
+    with (
+        open(os.devnull, "w", encoding="utf-8") as null,  # noqa: PTH123 - a device, not a file of ours
+        join(device) as (ranks, own),
+    ):
+        progress = Progress(None if ranks.first else null)
+        train(settings, build(settings), prepared, plan, folder, own, progress, stopping, ranks)
 
 
 def build(settings: PretrainingSettings) -> tuple[Method, Net]:
