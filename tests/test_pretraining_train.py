@@ -228,6 +228,7 @@ def test_settings_follow_the_papers_and_say_what_is_wrong() -> None:
         )
 
 
+@pytest.mark.long
 def test_processes_that_share_a_training_stop_and_go_on_together(
     test_data: Path, cache: tuple[Path, Prepared], tmp_path: Path
 ) -> None:
