@@ -21,6 +21,14 @@ COLUMNS = {  # key of evaluation.json → heading, decimals
     "volume_difference_percent": ("volume difference (%)", 1),
 }
 
+CLASS_COLUMNS = {
+    "macro_auc": ("AUC", 2),
+    "accuracy": ("accuracy", 2),
+    "balanced_accuracy": ("balanced accuracy", 2),
+    "brier": ("Brier score", 2),
+    "ece": ("calibration error", 2),
+}
+
 
 def write_metrics(repo_root: Path, evaluation: dict[str, Any]) -> None:
     """Replace the metrics block of the repo's README.md by the table of an evaluation.json.
@@ -43,16 +51,18 @@ def table(evaluation: dict[str, Any]) -> str:
     """Return the means of each label over the cases as Markdown, and a line that says of what."""
     cases = len(evaluation["cases"])
     folds = ", ".join(str(fold) for fold in evaluation["folds"])
+    what = "Figures over" if "labels" in evaluation else "Mean of"
     facts = [
-        f"Mean of {cases} case{'s' if cases != 1 else ''} (split {evaluation['split']}) of {evaluation['dataset']}",
+        f"{what} {cases} case{'s' if cases != 1 else ''} (split {evaluation['split']}) of {evaluation['dataset']}",
         f"checkpoint `{evaluation['checkpoint']}`",
         f"fold{'s' if len(evaluation['folds']) != 1 else ''} {folds}",
         *(["weights in half precision"] if evaluation["half"] else []),
     ]
-    lines = ["; ".join(facts) + ".", "", "| label | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |"]
-    lines.append("|---|" + "---:|" * len(COLUMNS))
+    columns = CLASS_COLUMNS if "labels" in evaluation else COLUMNS
+    lines = ["; ".join(facts) + ".", "", "| label | " + " | ".join(heading for heading, _ in columns.values()) + " |"]
+    lines.append("|---|" + "---:|" * len(columns))
     for label, mean in evaluation["mean"].items():
-        values = [_value(mean.get(key), decimals) for key, (_, decimals) in COLUMNS.items()]
+        values = [_value(mean.get(key), decimals) for key, (_, decimals) in columns.items()]
         lines.append(f"| {label.replace('|', '/')} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 

@@ -28,7 +28,7 @@ class Case:
     folds: tuple[str, ...] = ()
 
 
-def group_images(words: Sequence[str], channels: int) -> list[Case]:
+def group_images(words: Sequence[str], channels: int, endings: tuple[str, ...] = ENDINGS) -> list[Case]:
     """Group the images on a command line into cases of as many channels as the model has.
 
     A case is one word `A.nii.gz,B.nii.gz`, or the files CASE_0000.nii.gz, CASE_0001.nii.gz and so on. Raises
@@ -39,7 +39,7 @@ def group_images(words: Sequence[str], channels: int) -> list[Case]:
     for word in words:
         paths = [Path(part) for part in word.split(",")] if "," in word and not Path(word).exists() else [Path(word)]
         for path in paths:
-            _require_image(path)
+            _require_image(path, endings)
         name, number = _split_name(paths[0])
         # With one channel only _0000 is a channel's number: scan_0007.nii.gz is the seventh scan.
         counts = number == 0 or (number is not None and (channels > 1 or f"{name}_0000" in stems))
@@ -66,17 +66,19 @@ def _case(name: str, group: dict[int, Path], channels: int) -> Case:
     return Case(name=name, images=paths)
 
 
-def _require_image(path: Path) -> None:
+def _require_image(path: Path, endings: tuple[str, ...]) -> None:
     if path.is_dir():
         raise MregError(f"{path}: a folder, not an image", hint=f"name its files: {path}/*.nii.gz")
     if not path.is_file():
         raise NotFoundError(f"{path}: no such image")
-    if not path.name.endswith(ENDINGS):
-        raise MregError(f"{path}: not a NIfTI file ({' or '.join(ENDINGS)})", hint="convert it to .nii.gz")
+    if not path.name.endswith(endings):
+        kind = "a NIfTI file" if endings == ENDINGS else "an image"
+        raise MregError(f"{path}: not {kind} ({' or '.join(endings)})", hint="convert it to .nii.gz")
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    name = path.name.removesuffix(".gz")
+    return name.rpartition(".")[0] if name.endswith((".nii", ".mha", ".mhd", ".nrrd")) else name
 
 
 def _split_name(path: Path) -> tuple[str, int | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import output, workers
+from registry import classification, output, workers
 from registry.cases import Case, group_images, labelled_cases
 from registry.errors import ConflictError, MregError, NotFoundError
 from registry.files import read_json, write_json
@@ -80,11 +80,19 @@ def predict(
     device: str = "auto",
     mirror: bool = False,
     folds: Sequence[str] = (),
+    mask: Path | None = None,
     registry: str | None = None,
     allow_code: bool = False,
 ) -> list[Path]:
-    """Predict images into `out`/CASE.nii.gz, each in its image's own geometry; return the files."""
+    """Predict images into `out`/CASE.nii.gz, each in its image's own geometry; return the files.
+
+    A classifier writes `out`/CASE.json; `mask` is its region of interest, a file or a folder of CASE.nii.gz.
+    """
     model = find_target(target, registry)
+    if classification.is_model(model.folder):
+        return classification.predict(model.folder, images, out, folds=model.folds(folds), mask=mask, device=device)
+    if mask is not None:
+        raise MregError(f"--mask {mask}: {model.folder.name} takes no region of interest", hint="leave it out")
     cases = group_images(images, len(model.dataset_json["channel_names"]))
     if out.exists() and not out.is_dir():
         raise ConflictError(f"{out}: a file, not a folder", hint="name a folder for the results: -o DIR")
@@ -125,6 +133,11 @@ def evaluate(
     """
     model = find_target(target, registry)
     repo = _repo_of(model.run) if model.run else None
+    if classification.is_model(model.folder):
+        evaluation = classification.evaluate(
+            model.folder, dataset, split=classification.chosen_split(dataset, split), folds=model.folds(), device=device
+        )
+        return _finish(model, repo, evaluation, out)
     _same_contract(model, dataset)
     if save and not model.run:
         raise MregError("--save keeps the predictions in the run, and a released model has none", hint="mreg predict")
@@ -151,9 +164,14 @@ def evaluate(
         "cases": answer["cases"],
         "mean": answer["mean"],
     }
+    return _finish(model, repo, evaluation, out)
+
+
+def _finish(model: Target, repo: Repo | None, evaluation: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """Write an evaluation where it belongs, and return it."""
     if out:
         write_json(out, evaluation)
-    if chosen == "train":
+    if evaluation["split"] == "train":
         output.warn("these are training cases: the figures are printed, not kept as the model's")
     elif model.run:
         _keep(model.run, repo, evaluation)

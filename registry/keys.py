@@ -109,12 +109,16 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema of model.toml, the recipes' settings in [train]."""
     document = ModelToml.model_json_schema()
     train = document["$defs"]["TrainSection"]
-    for recipe in RECIPES.values():
+    train["properties"]["recipe"]["enum"] = list(RECIPES)
+    train["allOf"] = []
+    for name, recipe in RECIPES.items():
         settings = recipe.settings.model_json_schema()
         document["$defs"] |= settings.get("$defs", {})
-        train["properties"] |= settings["properties"]
-    train["properties"]["recipe"]["enum"] = list(RECIPES)
-    train["additionalProperties"] = False
+        chosen: dict[str, Any] = {"properties": {"recipe": {"const": name}}}
+        if name != train["properties"]["recipe"]["default"]:
+            chosen["required"] = ["recipe"]
+        allowed = {"recipe": True, **settings["properties"]}
+        train["allOf"].append({"if": chosen, "then": {"properties": allowed, "additionalProperties": False}})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, "title": "model.toml"}
     return head | {key: value for key, value in document.items() if key not in head}
 

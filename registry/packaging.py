@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import output, smoke, workers
+from registry import classification, output, smoke, workers
 from registry.archive import build
 from registry.demo_data import has_template
 from registry.errors import MregError, NotFoundError
@@ -43,6 +43,8 @@ def package(
     `reference` the archive is run on an image where that is possible, and the manifest says what it gave.
     """
     run, repo = _find(run_folder)
+    if classification.is_model(run.path):
+        raise MregError(f"{run.path}: mreg package does not pack classifiers", hint="mreg predict takes the run itself")
     policy = repo.toml.release.tags if repo else "date"
     tag = tag or _default_tag(policy)
     require_tag(tag, policy)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from registry import output, workers
+from registry import classification, output, workers
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, StoppedError
 from registry.files import json_text, read_json, sha256, write_json
 from registry.model_toml import FILE_NAME, Repo, describe
@@ -50,6 +50,8 @@ class Planned:
 def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
     """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
     recipe = RECIPES[repo.toml.train.recipe]
+    if recipe.name == classification.NAME:
+        return classification.plan(repo, recipe, overrides)
     settings = resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
     dataset_json = _read_dataset_json(dataset)
@@ -64,64 +66,85 @@ def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
 
 
 def train(
-    repo: Repo, overrides: dict[str, Any], *, gpus: int = 1, restart: bool = False, max_minutes: float | None = None
+    repo: Repo,
+    overrides: dict[str, Any],
+    *,
+    gpus: int = 1,
+    restart: bool = False,
+    max_minutes: float | None = None,
+    validation_only: bool = False,
 ) -> tuple[Run, dict[str, list[Any]]]:
     """Train what model.toml says, changed by `overrides`; continue a run that was interrupted.
 
-    Returns the run and which folds were trained now (`trained`) or before (`done_before`). Raises `StoppedError` when a
+    Returns the run and which folds were trained now (`trained`) or before (`done_before`). `validation_only` trains
+    nothing and validates the folds that are finished once more. Raises `StoppedError` when a
     signal or `max_minutes` ended it before its time, with everything saved.
     """
     planned = plan(repo, overrides)
-    settings, dataset, run_folder = planned.settings, planned.dataset, planned.run
-    cache = repo.data / "preprocessed" / f"{dataset.name}-{_short(planned.digest, *_versions(), settings['planner'])}"
-    _verify_once(dataset, cache)
+    is_classifier = planned.recipe.name == classification.NAME
+    if validation_only and not is_classifier:
+        raise MregError(
+            f"--validation-only is for recipe {classification.NAME}", hint="mreg evaluate RUN DATASET --split val"
+        )
+    verify_once(planned.dataset, _cache(repo, planned))
     if restart:
-        set_aside(run_folder)
-    settings["folds"] = _all_folds(run_folder, settings["folds"])
-    dataset_json = dict(planned.dataset_json)
-    _forget_case_lists(dataset_json)
-    trainer_file = planned.trainer_file
-    answer = workers.call(
-        planned.recipe.name,
-        {
-            "kind": "train",
-            "dataset": str(dataset),
-            "dataset_json": dataset_json,
-            "run": str(run_folder),
-            "cache": str(cache),
-            "settings": settings,
-            "splits": _splits(dataset),
-            "trainer_file": str(trainer_file) if trainer_file else None,
-            "gpus": gpus,
-            "max_minutes": max_minutes,
-            "config": {
-                "recipe": planned.recipe.name,
-                "trainer": settings["trainer"],
-                "plans": planned.recipe.plans_name(settings),
-                "configuration": settings["configuration"],
-                "settings": settings,
-                "dataset": {
-                    "name": dataset.name,
-                    "id": int(dataset.name[7:10]),
-                    "path": os.path.relpath(repo.dataset, repo.root),
-                    "hash": planned.digest,
-                    "image_orientation": dataset_json["image_orientation"],
-                    "num_training": dataset_json["numTraining"],
-                },
-                "repo": repo.name,
-            },
-        },
-    )
+        set_aside(planned.run)
+    planned.settings["folds"] = all_folds(planned.run, planned.settings["folds"])
+    if is_classifier:
+        job = classification.job(repo, planned, gpus=gpus, max_minutes=max_minutes, validation_only=validation_only)
+    else:
+        job = _job(repo, planned, gpus=gpus, max_minutes=max_minutes)
+    answer = workers.call(planned.recipe.name, job)
     told = answer.pop("told", ())
     if reason := answer.pop("stopped"):
         raise StoppedError(
-            f"{run_folder}: stopped by {reason}; everything is saved",
+            f"{planned.run}: stopped by {reason}; everything is saved",
             hint="run the same command again: it continues with the next step",
             signals=tuple(told),
         )
-    if trainer_file:
-        shutil.copyfile(trainer_file, run_folder / "trainer_class.py")
-    return read_run(run_folder), answer
+    if planned.trainer_file:
+        shutil.copyfile(planned.trainer_file, planned.run / "trainer_class.py")
+    return read_run(planned.run), answer
+
+
+def _cache(repo: Repo, planned: Planned) -> Path:
+    """Return the folder of what is computed from the data before a training."""
+    shapes = () if planned.recipe.name == classification.NAME else (*_versions(), planned.settings["planner"])
+    return repo.data / "preprocessed" / f"{planned.dataset.name}-{short_digest(planned.digest, *shapes)}"
+
+
+def _job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
+    """Return the worker's job of a training with nnU-Net."""
+    settings, dataset, dataset_json = planned.settings, planned.dataset, dict(planned.dataset_json)
+    _forget_case_lists(dataset_json)
+    return {
+        "kind": "train",
+        "dataset": str(dataset),
+        "dataset_json": dataset_json,
+        "run": str(planned.run),
+        "cache": str(_cache(repo, planned)),
+        "settings": settings,
+        "splits": _splits(dataset),
+        "trainer_file": str(planned.trainer_file) if planned.trainer_file else None,
+        "gpus": gpus,
+        "max_minutes": max_minutes,
+        "config": {
+            "recipe": planned.recipe.name,
+            "trainer": settings["trainer"],
+            "plans": planned.recipe.plans_name(settings),
+            "configuration": settings["configuration"],
+            "settings": settings,
+            "dataset": {
+                "name": dataset.name,
+                "id": int(dataset.name[7:10]),
+                "path": os.path.relpath(repo.dataset, repo.root),
+                "hash": planned.digest,
+                "image_orientation": dataset_json["image_orientation"],
+                "num_training": dataset_json["numTraining"],
+            },
+            "repo": repo.name,
+        },
+    }
 
 
 def resolve_settings(model: type[BaseModel], written: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +268,8 @@ def _versions() -> list[str]:
     return versions
 
 
-def _short(*parts: str) -> str:
+def short_digest(*parts: str) -> str:
+    """Return eight letters that stand for some texts."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
@@ -253,7 +277,7 @@ def _run_name(settings: dict[str, Any], digest: str, trainer_file: Path | None) 
     """Name the run after everything that its result depends on: the same command finds the same run."""
     counts = {key: value for key, value in settings.items() if key not in NOT_PART_OF_THE_RESULT}
     source = sha256(trainer_file) if trainer_file else ""
-    return f"{settings['configuration']}-{_short(json.dumps(counts, sort_keys=True), digest, source)}"
+    return f"{settings['configuration']}-{short_digest(json.dumps(counts, sort_keys=True), digest, source)}"
 
 
 def set_aside(run_folder: Path) -> None:
@@ -266,7 +290,7 @@ def set_aside(run_folder: Path) -> None:
         output.say(f"the earlier run is kept as {aside}")
 
 
-def _all_folds(run_folder: Path, folds: list[Any]) -> list[Any]:
+def all_folds(run_folder: Path, folds: list[Any]) -> list[Any]:
     """Add the folds that the run has already been asked for."""
     if not is_run(run_folder):
         return folds
@@ -285,7 +309,7 @@ def _splits(dataset: Path) -> list[dict[str, list[str]]]:
     return subject_splits(cases)
 
 
-def _verify_once(dataset: Path, cache: Path) -> None:
+def verify_once(dataset: Path, cache: Path) -> None:
     """Run `mreg data verify` on data that were not verified before; the cache's name stands for their content."""
     marker = cache / "verified.json"
     if marker.is_file():

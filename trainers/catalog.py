@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainers.classification.config import ClassificationSettings
 from trainers.segmentation.config import PLANS_NAMES, SegmentationSettings
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ RECIPES = {
             settings=SegmentationSettings,
             plans_name=lambda settings: PLANS_NAMES[settings["planner"]],
             worker=HERE / "segmentation" / "worker.py",
+        ),
+        Recipe(
+            name="classification",
+            summary="classification of whole images, one head a label",
+            settings=ClassificationSettings,
+            plans_name=lambda _: "ClassificationPlans",
+            worker=HERE / "classification" / "worker.py",
         ),
     )
 }

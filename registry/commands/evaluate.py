@@ -52,9 +52,9 @@ def command(
 ) -> None:
     """Measure a model on labelled cases.
 
-    DATASET is a raw nnU-Net dataset. Test cases are predicted by all folds together; validation cases by the fold that
-    did not train on them. A run's figures are written to its evaluation.json and to the model card. "diff." is the
-    predicted volume minus the reference's.
+    DATASET is a raw dataset, of classes where the model is a classifier. Test cases are predicted by all folds
+    together; validation cases by the fold that did not train on them. A run's figures are written to its
+    evaluation.json and to the model card. "diff." is the predicted volume minus the reference's.
 
     \b
     Examples:
@@ -70,6 +70,8 @@ def command(
     )  # fmt: skip
     if as_json:
         output.document(evaluation)
+    elif "labels" in evaluation:
+        output.answer(_of_classes(evaluation))
     elif sys.stdout.isatty():
         _print_rich(evaluation)
     else:
@@ -90,9 +92,25 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _of_classes(evaluation: dict[str, Any]) -> str:
+    """Return what a classifier is worth: a row for each label, and one for each class."""
+    rows = [["label", "class", "AUC", "95 %", "cases", "accuracy", "balanced", "Brier", "ECE"]]
+    for name, label in evaluation["labels"].items():
+        keys = ("accuracy", "balanced_accuracy", "brier", "ece")
+        figures = [_number(label[key], 3) for key in keys]
+        rows.append([name, "all", _number(label["macro_auc"], 3), "-", str(label["cases"]), *figures])
+        for value, about in label["classes"].items():
+            interval = " to ".join(f"{edge:.3f}" for edge in about.get("interval") or ()) or about.get("reason", "-")
+            rows.append([name, value, _number(about["auc"], 3), interval, str(about["positive"]), *["-"] * len(keys)])
+    return _aligned(rows)
+
+
 def _plain(evaluation: dict[str, Any]) -> str:
     """Align the columns: names to the left, figures to the right."""
-    rows = [["case", "label", *HEADINGS], *_rows(evaluation)]
+    return _aligned([["case", "label", *HEADINGS], *_rows(evaluation)])
+
+
+def _aligned(rows: list[list[str]]) -> str:
     case, label, *widths = (max(len(cell) for cell in column) for column in zip(*rows, strict=True))
     return "\n".join(
         "  ".join(

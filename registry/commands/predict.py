@@ -17,6 +17,12 @@ from registry.commands._options import json_option, registry_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to run it.")
 @click.option("--mirror", is_flag=True, help="Average over mirrored images: up to 8 times slower.")
 @click.option("--fold", "folds", multiple=True, metavar="F", help="Use this fold only; repeat for several.")
+@click.option(
+    "--mask",
+    metavar="FILE|DIR",
+    type=click.Path(path_type=Path),
+    help="Region of interest for a classifier: of one image, or DIR/CASE.nii.gz.",
+)
 @click.option("--allow-code", is_flag=True, help="Run the model's own trainer_class.py where its network needs it.")
 @registry_option
 @json_option
@@ -27,6 +33,7 @@ def command(
     device: str,
     mirror: bool,
     folds: tuple[str, ...],
+    mask: Path | None,
     allow_code: bool,
     registry: str | None,
     as_json: bool,
@@ -34,19 +41,23 @@ def command(
     """Run a model on images.
 
     Each image is turned to the orientation that the model was trained in; its label map DIR/CASE.nii.gz lies exactly
-    on the image. Several channels of a case: CASE_0000.nii.gz CASE_0001.nii.gz, or joined by commas. Prints the files.
+    on the image. Several channels of a case: CASE_0000.nii.gz CASE_0001.nii.gz, or joined by commas. A classifier
+    writes DIR/CASE.json with the probabilities of every class, and takes the region of interest that it was trained
+    with as --mask. Prints the files.
 
     \b
     Examples:
       mreg predict model_seg_sc_t2 sub-01_T2w.nii.gz -o predictions
       mreg predict model_seg_sc_t2@r20260101 *.nii.gz -o predictions --device cuda
+      mreg predict model_classif_sc_t2 scan.mha -o answers --mask cord.nii.gz
       mreg predict runs/3d_fullres-1a2b3c4d mt0.nii.gz,mt1.nii.gz -o predictions
     """
     from registry import inference
 
     files = inference.predict(
-        target, images, out, device=device, mirror=mirror, folds=folds, registry=registry, allow_code=allow_code
-    )
+        target, images, out, device=device, mirror=mirror, folds=folds, mask=mask, registry=registry,
+        allow_code=allow_code,
+    )  # fmt: skip
     if as_json:
         output.document({"files": [str(path) for path in files]})
     else:

@@ -25,6 +25,7 @@ from registry.commands._options import json_option
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of [train].")
 @click.option("--max-time", "max_minutes", type=float, metavar="MINUTES", help="Stop then; the same command goes on.")
 @click.option("--restart", is_flag=True, help="Start anew; the earlier run is kept under another name.")
+@click.option("--validation-only", is_flag=True, help="Validate finished folds of a classifier again; train nothing.")
 @json_option
 def command(
     repo: Path,
@@ -35,6 +36,7 @@ def command(
     max_minutes: float | None,
     assignments: tuple[str, ...],
     restart: bool,
+    validation_only: bool,
     as_json: bool,
 ) -> None:
     """Train a model with the recipe of its model.toml.
@@ -67,7 +69,9 @@ def command(
         return
     if wanted:
         raise click.UsageError(f"--set slurm.{next(iter(wanted))} is for --launcher slurm")
-    run, answer = training.train(find_repo(repo), overrides, gpus=gpus, restart=restart, max_minutes=max_minutes)
+    run, answer = training.train(
+        find_repo(repo), overrides, gpus=gpus, restart=restart, max_minutes=max_minutes, validation_only=validation_only
+    )
     if as_json:
         output.document({"run": str(run.path), "complete": run.complete, **answer})
     else:

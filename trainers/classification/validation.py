@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,6 +95,8 @@ def _auc(
     if count in (0, len(positive)):
         which = "no case" if not len(positive) else "no case of this class" if not count else "no case of another class"
         return {**answer, "reason": which}
+    from sklearn import metrics  # takes longer to import than a small model to answer
+
     answer["auc"] = float(metrics.roc_auc_score(positive, scores))
     if seed is not None:
         answer["interval"] = _interval(positive, scores, groups, seed)
@@ -120,6 +120,8 @@ def _interval(
 def _by_ranks(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     """Return the AUC as Mann and Whitney have it, in a fraction of the time that the curve takes."""
     count = int(positive.sum())
+    from scipy import stats
+
     ranks = stats.rankdata(scores)[positive].sum() - count * (count + 1) / 2
     return float(ranks / (count * (len(positive) - count)))
 
@@ -127,6 +129,8 @@ def _by_ranks(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float
 def _decisions(targets: NDArray[np.int64], found: NDArray[np.float64], classes: int) -> dict[str, Any]:
     if not len(targets):
         return {"accuracy": None, "balanced_accuracy": None, "confusion": [[0] * classes] * classes}
+    from sklearn import metrics
+
     decided = found.argmax(axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes that are predicted, and in no case

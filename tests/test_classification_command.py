@@ -1,0 +1,125 @@
+"""A classifier from the command line: trained, validated again, asked and judged, with the numbers of the library."""
+
+import json
+import shutil
+
+import pytest
+import SimpleITK
+from command import run_mreg
+from fixtures_classification import NAME, edit, write_task
+
+MODEL = "model_classif_sc_t1"
+MODEL_TOML = f"""\
+[model]
+name = "{MODEL}"
+
+[data]
+dataset = "data/raw/{NAME}"
+
+[train]
+recipe = "classification"
+folds = [0, 1]
+num_folds = 2
+epochs = 2
+iterations = 2
+batch_size = 4
+width = 0.125
+max_voxels = 4096
+checkpoint_minutes = 0
+device = "cpu"
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory):
+    """Return a repo in which two folds were trained."""
+    root = tmp_path_factory.mktemp("classifier") / MODEL
+    task = write_task(root / "data" / "raw")
+    for side in ("images", "labels"):
+        shutil.copytree(task / f"{side}Tr", task / f"{side}Ts")
+    edit(task, test=json.loads((task / "dataset.json").read_text())["training"][:6], numTest=6)
+    (root / "model.toml").write_text(MODEL_TOML)
+    (root / "README.md").write_text("# Model\n\n<!-- mreg:metrics -->\n<!-- /mreg:metrics -->\n")
+    done = run_mreg("train", "--json", cwd=root)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["trained"] == [0, 1]
+    assert answer["complete"]
+    return root
+
+
+@pytest.fixture
+def run(repo):
+    return next((repo / "runs").iterdir())
+
+
+def files(repo, number=0):
+    case = f"brain_piece_{number:04d}"
+    task = repo / "data" / "raw" / NAME
+    return task / "imagesTr" / f"{case}_0000.nii.gz", task / "labelsTr" / f"{case}.nii.gz"
+
+
+def test_the_same_command_again_finds_everything_done(repo, run):
+    assert run.name.startswith("classification-")
+    assert json.loads((run / "dataset.json").read_text())["image_orientation"] == "LPI"
+    assert "training" not in json.loads((run / "dataset.json").read_text())
+    before = {path: path.read_bytes() for path in run.rglob("validation.json")}
+    done = run_mreg("train", "--json", "--validation-only", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["done_before"] == [0, 1]
+    assert {path: path.read_bytes() for path in run.rglob("validation.json")} == before
+
+
+def test_the_command_and_python_give_the_same_numbers_for_every_format(repo, run, tmp_path):
+    from trainers.classification.predict import predict
+
+    image, mask = files(repo)
+    meta = tmp_path / "scan.mha"
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(image)), str(meta))
+    (tmp_path / "masks").mkdir()
+    shutil.copy(mask, tmp_path / "masks")
+    shutil.copy(mask, tmp_path / "masks" / "scan.nii.gz")
+    done = run_mreg("predict", run, image, meta, "-o", "out", "--mask", "masks", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer = predict(str(run), [str(meta)], str(mask))
+    assert done.stdout.split() == ["out/brain_piece_0000.json", "out/scan.json"]
+    for path in done.stdout.split():
+        found = json.loads((tmp_path / path).read_text())
+        assert found["Contrast"]["probabilities"]["gray matter"] == pytest.approx(answer[0], abs=1e-6)
+        assert list(found["Height"]["probabilities"].values()) == pytest.approx(answer[1], abs=1e-6)
+
+
+def test_masks_must_be_there_and_one_for_each_image(repo, run, tmp_path):
+    images = [files(repo, number)[0] for number in range(2)]
+    for flags, said in (
+        ((), "no mask, and the model was trained with a region of interest"),
+        (("--mask", files(repo)[1]), "one mask for several images"),
+        (("--mask", tmp_path), "no mask of case brain_piece_0000"),
+    ):
+        done = run_mreg("predict", run, *images, "-o", tmp_path / "no", *flags, cwd=tmp_path)
+        assert done.returncode == 1
+        assert said in done.stderr
+
+
+def test_it_is_judged_on_test_cases_and_on_those_held_out(repo, run):
+    task = repo / "data" / "raw" / NAME
+    done = run_mreg("evaluate", run, task, "--json", "--device", "cpu", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads(done.stdout)
+    assert (evaluation["split"], evaluation["folds"], len(evaluation["cases"])) == ("test", [0, 1], 6)
+    assert json.loads((run / "evaluation.json").read_text()) == evaluation
+    assert "| Contrast |" in (repo / "README.md").read_text()
+    done = run_mreg("evaluate", run, task, "--split", "val", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0][:3] == ["label", "class", "AUC"]
+    assert [row[0] for row in rows[1:]] == ["Contrast"] * 2 + ["Height"] * 4
+
+
+def test_data_with_errors_are_not_trained_on(repo, tmp_path):
+    copied = shutil.copytree(repo, tmp_path / MODEL, ignore=shutil.ignore_patterns("runs", "preprocessed"))
+    edit(copied / "data" / "raw" / NAME, numTraining=3)
+    done = run_mreg("train", cwd=copied)
+    assert done.returncode == 1
+    assert "numTraining = 3, but training lists 15 cases" in done.stderr
+    assert not (copied / "runs").exists()
