@@ -1,0 +1,217 @@
+"""Recipe `lesion`: cut out the cords, then train and validate one fold after the other, each from where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from trainers.core import checkpoints
+from trainers.core.environment import choose_device, cpu_count, describe, seed_everything
+from trainers.core.errors import TrainingError
+from trainers.core.files import write_json
+from trainers.core.loop import Loop, LoopSettings
+from trainers.core.metrics import mean_scores
+from trainers.core.optimisers import OptimiserSettings
+from trainers.core.progress import Progress
+from trainers.core.stopping import Stopping
+from trainers.lesion.chain import read_lesions
+from trainers.lesion.config import LesionSettings
+from trainers.lesion.evaluate import choose_threshold, lesion_scores, summary
+from trainers.lesion.index import Case, from_bids, from_nnunet, read_index
+from trainers.lesion.network import LesionNet, build, load, save, take_weights
+from trainers.lesion.prepare import CutCases, fill_store, fit
+from trainers.lesion.sliding import predict_volume
+from trainers.lesion.task import Held, LesionTask
+
+if TYPE_CHECKING:
+    from trainers.lesion.intensity import Standard
+
+ALL = "all"
+FOLDS = 5
+SUMMARY = "validation/summary.json"
+Split = dict[str, list[str]]
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a training job; return the folds that were trained now and those that were done before.
+
+    Job keys: dataset (a table, a BIDS tree or an nnU-Net folder), run, cache (folders), settings, splits (or null),
+    config and dataset_json (what the run's say), and optionally cords (case: file), weights (a checkpoint to start
+    from) and max_minutes.
+    """
+    folder = Path(job["run"])
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0), Stopping(job.get("max_minutes")) as stopping:
+            return _run(job, folder, Progress(), stopping)
+    except Timeout:
+        raise TrainingError(
+            f"{folder}: another process is training here", hint="wait for it, or end it first"
+        ) from None
+
+
+def _run(job: dict[str, Any], folder: Path, progress: Progress, stopping: Stopping) -> dict[str, Any]:
+    settings = LesionSettings.model_validate(job["settings"])
+    device = _device(settings.device)
+    progress.say(f"device: {device} ({torch.get_num_threads()} threads)")
+    cases = read_cases(Path(job["dataset"]), settings, job.get("cords") or {})
+    learning = [case for case in cases if case.split != "test"]
+    splits = job.get("splits") or make_splits(learning, settings.seed)
+    cut = CutCases(Path(job["cache"]), learning, settings)
+    cut.prepare(cpu_count(), progress)
+    write_json(folder / "plans.json", {"recipe": "lesion", "geometry": settings.geometry.model_dump(mode="json")})
+    write_json(folder / "dataset.json", job["dataset_json"])
+    write_json(folder / "splits_final.json", splits)
+    write_json(folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
+    write_json(folder / "config.json", job["config"])  # with it the folder is a run
+    answer: dict[str, Any] = {"trained": [], "done_before": [], "stopped": ""}
+    for fold in settings.folds:
+        place = folder / f"fold_{fold}"
+        if (place / checkpoints.FINAL).is_file() and (place / SUMMARY).is_file():
+            answer["done_before"].append(fold)
+            continue
+        split = _split(splits, fold, [case.name for case in learning])
+        weights = Path(job["weights"]) if job.get("weights") else None
+        if reason := _train_fold(place, cut, split, settings, device, progress, stopping, weights):
+            return {**answer, "stopped": reason}
+        answer["trained"].append(fold)
+    return answer
+
+
+def read_cases(dataset: Path, settings: LesionSettings, cords: dict[str, str]) -> list[Case]:
+    """Return the cases of a table, of a folder with one (index.csv), of an nnU-Net folder or of a BIDS tree."""
+    if dataset.is_file():
+        cases = read_index(dataset)
+    elif table := next((dataset / name for name in ("index.csv", "index.json") if (dataset / name).is_file()), None):
+        cases = read_index(table)
+    elif (dataset / "labelsTr").is_dir():
+        cases = from_nnunet(dataset, settings.lesion_label, settings.cord_label)
+    else:
+        cases = from_bids(dataset)
+    return [with_cord(case, cords.get(case.name)) for case in cases]
+
+
+def with_cord(case: Case, cord: str | None) -> Case:
+    """Return the case with another file for its cord, where one is given."""
+    return Case(**{**vars(case), "cord": Path(cord), "cord_values": None}) if cord else case
+
+
+def make_splits(cases: list[Case], seed: int) -> list[Split]:
+    """Return the table's own split, else five folds by subject (fewer with fewer subjects); the seed decides which."""
+    if any(case.split for case in cases):
+        return [{part: sorted(c.name for c in cases if c.split == part) for part in ("train", "val")}]
+    subjects = sorted({case.subject for case in cases})
+    order = [subjects[index] for index in np.random.default_rng(seed).permutation(len(subjects))]
+    count = min(FOLDS, len(order))
+    if count < 2:  # noqa: PLR2004 - one subject leaves nobody to validate on
+        raise TrainingError("all cases are of one subject: nobody is left to validate on", hint='--set folds=["all"]')
+    folds = []
+    for fold in range(count):
+        held = set(order[fold::count])
+        parts = {"train": [c for c in cases if c.subject not in held], "val": [c for c in cases if c.subject in held]}
+        folds.append({part: sorted(case.name for case in chosen) for part, chosen in parts.items()})
+    return folds
+
+
+def _split(splits: list[Split], fold: int | str, names: list[str]) -> Split:
+    if fold == ALL:
+        return {"train": sorted(names), "val": []}
+    if int(fold) >= len(splits):
+        raise TrainingError(f"fold {fold} does not exist: the split has {len(splits)} folds, 0 to {len(splits) - 1}")
+    split = splits[int(fold)]
+    if unknown := sorted({*split["train"], *split["val"]} - set(names)):
+        raise TrainingError(f"fold {fold}: the split names {unknown[0]}, which is no case of the dataset")
+    return split
+
+
+def _train_fold(
+    place: Path, cut: CutCases, split: Split, settings: LesionSettings, device: torch.device, progress: Progress,
+    stopping: Stopping, weights: Path | None,
+) -> str:  # fmt: skip
+    """Train a fold from its last checkpoint on and validate it; return why it stopped before its end, else ""."""
+    if not any(cut.has_lesion(name) for name in split["train"]):
+        raise TrainingError(f"{place.name}: no training case has a lesion", hint="look at the lesion masks")
+    place.mkdir(parents=True, exist_ok=True)
+    standard = fit(cut, split["train"], settings)
+    store = fill_store(cut, split["train"], standard, settings, cpu_count(), progress)
+    if not (place / checkpoints.FINAL).is_file():
+        module = first_module(settings, place, progress, weights)
+        held = [_held(cut, name, standard) for name in split["val"]]
+        task = LesionTask(module, settings, store, split["train"], held, device=device)
+        loop = Loop(task, loop_settings(settings), place, device=device)
+        with progress.stage(f"train {place.name}"):
+            outcome = loop.run(progress, stopping)
+        if outcome.stopped:
+            return outcome.stopped
+        value = (next(iter(cut.cases.values())).lesion_values or (1,))[0]
+        trained = LesionNet(
+            module=loop.weights.eval(), settings=settings, standard=standard, threshold=0.5, value=value
+        )
+        with progress.stage(f"validate {place.name}"), torch.no_grad():
+            _finish(place, trained, cut, split["val"], device)
+    elif not (place / SUMMARY).is_file():
+        _finish(place, load(place / checkpoints.FINAL, device), cut, split["val"], device)
+    return ""
+
+
+def first_module(settings: LesionSettings, place: Path, progress: Progress, weights: Path | None) -> torch.nn.Module:
+    """Return the net to begin with; its weights depend on the seed and the fold, or come from a checkpoint."""
+    seed_everything(settings.seed + sum(place.name.encode()))
+    module = build(settings)
+    if weights is not None:
+        taken, there = take_weights(module, weights)
+        progress.say(f"starts from {weights.name}: {taken} of {there} parameters")
+    return module
+
+
+def loop_settings(settings: LesionSettings) -> LoopSettings:
+    """Return what the loop needs of the settings."""
+    optimiser = OptimiserSettings.model_validate({
+        "name": settings.optimiser, "lr": settings.lr, "schedule": settings.schedule, "warmup": 1,
+    })  # fmt: skip
+    same = ("epochs", "iterations", "precision", "ema", "seed", "checkpoint_minutes", "trackers")
+    return LoopSettings.model_validate({**{key: getattr(settings, key) for key in same}, "optimiser": optimiser})
+
+
+def _held(cut: CutCases, name: str, standard: Standard) -> Held:
+    case = cut.read(name)
+    image = standard.apply(case.image, case.tissue, cut.cases[name].contrast)
+    return Held(image, case.lesion, case.place.work.voxel_mm3 / 1000)
+
+
+def _finish(place: Path, net: LesionNet, cut: CutCases, names: list[str], device: torch.device) -> None:
+    """Choose the threshold on the validation cases' own grids, and write the final checkpoint and what it gives."""
+    pairs = {}
+    for name in names:
+        case = cut.read(name)
+        image = net.standard.apply(case.image, case.tissue, cut.cases[name].contrast)
+        probability = case.place.paste(predict_volume(net.module, image, net.settings, device))
+        pairs[name] = (probability, read_lesions(cut.cases[name], case.place.native), case.place.native.spacing_mm)
+    threshold, means = choose_threshold([pair[:2] for pair in pairs.values()])
+    final = LesionNet(**{**vars(net), "threshold": threshold})
+    save(place / checkpoints.FINAL, final)
+    scores = {
+        name: lesion_scores(probability >= threshold, truth, spacing)
+        for name, (probability, truth, spacing) in pairs.items()
+    }
+    mean = mean_scores({name: {"lesion": found} for name, found in scores.items()})
+    write_json(
+        place / SUMMARY,
+        {
+            "threshold": threshold, "dice_by_threshold": means, "cases": scores, "mean": mean.get("lesion", {}),
+            "summary": summary(scores),
+        },
+    )  # fmt: skip
+
+
+def _device(wanted: str) -> torch.device:
+    device = choose_device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device 'cuda' was asked for and there is none", hint="--device cpu, or mend the driver")
+    if device.type != "cpu":
+        torch.set_num_threads(1)  # a CPU keeps torch's own number, which follows OMP_NUM_THREADS
+    return device
