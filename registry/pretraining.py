@@ -1,0 +1,123 @@
+"""Recipe `pretrain`: what `mreg train` does where a model is an encoder from images without labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry import output, training
+from registry.errors import MregError, NotFoundError
+from registry.files import json_text, read_json, sha256, write_json
+from trainers.core.errors import TrainingError
+from trainers.pretraining.collection import FILE, items, read_collection
+
+if TYPE_CHECKING:
+    from registry.model_toml import Repo
+    from registry.training import Planned
+    from trainers.catalog import Recipe
+    from trainers.pretraining.collection import Collection
+
+NAME = "pretrain"
+PLANS = "nnsslPlans"
+
+
+def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
+    """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
+    settings = training.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
+    folder = repo.dataset.resolve()
+    if not (folder / FILE).is_file():
+        raise NotFoundError(
+            f"{folder}: no {FILE}", hint="mreg data import --pretraining, then [data] dataset in model.toml"
+        )
+    try:
+        collection = read_collection(folder / FILE)
+        with output.stage("hash the collection"):
+            digest = collection_hash(collection, folder, repo.data / "hashes" / f"{folder.name}.json")
+    except TrainingError as error:
+        raise MregError(error.message, hint=error.hint) from error
+    counts = {key: value for key, value in settings.items() if key not in training.NOT_PART_OF_THE_RESULT}
+    name = training.short_digest(json.dumps(counts, sort_keys=True), digest)
+    return training.Planned(
+        recipe=recipe, settings=settings, dataset=folder, dataset_json=_facts(collection, settings), digest=digest,
+        trainer_file=None, run=repo.runs / f"{NAME}-{settings['method']}-{settings['encoder']}-{name}",
+    )  # fmt: skip
+
+
+def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
+    """Return the worker's job of a training."""
+    settings = planned.settings
+    return {
+        "kind": "train",
+        "dataset": str(planned.dataset),
+        "run": str(planned.run),
+        "cache": str(cache(repo, planned)),
+        "settings": settings,
+        "gpus": gpus,
+        "max_minutes": max_minutes,
+        "config": {
+            "recipe": NAME,
+            "trainer": f"mreg_{settings['method']}_{settings['encoder']}",
+            "plans": PLANS,
+            "configuration": settings["configuration"],
+            "settings": settings,
+            "dataset": {
+                "name": planned.dataset.name,
+                "id": int(planned.dataset.name[7:10]),
+                "path": os.path.relpath(repo.dataset, repo.root),
+                "hash": planned.digest,
+                **planned.dataset_json,
+            },
+            "repo": repo.name,
+        },
+    }
+
+
+def cache(repo: Repo, planned: Planned) -> Path:
+    """Return the folder of what is computed from the images before a training."""
+    settings = planned.settings
+    orientation = "" if settings["keep_orientation"] else str(settings["orientation"])
+    return repo.data / "preprocessed" / f"{planned.dataset.name}-{training.short_digest(planned.digest, orientation)}"
+
+
+def collection_hash(collection: Collection, folder: Path, memory: Path) -> str:
+    """Return the SHA-256 of the images' and masks' bytes and of what pretrain_data.json says of them.
+
+    Files whose size and time have not changed since the last call are not read again (`memory` keeps their digests).
+    """
+    known = read_json(memory) if memory.is_file() else {}
+    listed = list(items(collection, folder.parent))
+    files = {f"{item.id} {kind}": path for item in listed for kind, path in {"": item.path, **item.masks}.items()}
+
+    def digest(name: str) -> list[Any]:
+        path = files[name]
+        if not path.is_file():
+            raise NotFoundError(f"{path}: no such image", hint=f"mreg data verify {folder}")
+        status = path.stat()
+        entry = known.get(name)
+        if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
+            return list(entry)
+        return [status.st_size, status.st_mtime_ns, sha256(path)]
+
+    with ThreadPoolExecutor() as pool:
+        entries = dict(zip(files, pool.map(digest, files), strict=True))
+    if entries != known:
+        write_json(memory, entries)
+    whole = hashlib.sha256(json_text(sorted(item.image.modality for item in listed)).encode())
+    for name in sorted(entries):
+        whole.update(f"{name} {entries[name][2]}\n".encode())
+    return whole.hexdigest()
+
+
+def _facts(collection: Collection, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a collection travels with the model: counts and contrasts, no paths and no subjects."""
+    listed = list(items(collection, Path()))
+    return {
+        "image_orientation": None if settings["keep_orientation"] else settings["orientation"],
+        "num_training": len(listed),
+        "num_subjects": len({item.subject for item in listed}),
+        "modalities": sorted({item.image.modality for item in listed}),
+    }
