@@ -57,6 +57,21 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak << 10
 
 
+def free_memory() -> int | None:
+    """Return the bytes that this process may still take without swapping; None on a system that does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace").splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    group = Path("/sys/fs/cgroup")  # of a container or job, which may have less than the machine
+    try:
+        limit, used = ((group / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
+        return min(free, int(limit) - int(used))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return free
+
+
 def choose_device(wanted: str) -> torch.device:
     """Return the device of that name; `auto` takes CUDA, then Apple's MPS, then the CPU."""
     if wanted != "auto":

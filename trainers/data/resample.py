@@ -64,7 +64,7 @@ def resample_image(
             image = _apply(_cubic(image.shape[a], shape[a]), image, a)
     np.clip(image, low, high, out=image)
     if axis is not None and image.shape[axis] != shape[axis]:
-        image = image.take(_nearest_slice(image.shape[axis], shape[axis]), axis)
+        image = image.take(nearest_slice(image.shape[axis], shape[axis]), axis)
     return image
 
 
@@ -83,7 +83,7 @@ def resample_labels(
         plane[axis] = labels.shape[axis]
     found = _resize_labels(labels, tuple(plane), axis)
     if axis is not None and plane[axis] != shape[axis]:
-        found = found.take(_nearest_slice(plane[axis], shape[axis]), axis)
+        found = found.take(nearest_slice(plane[axis], shape[axis]), axis)
     return found
 
 
@@ -102,7 +102,7 @@ def _resize_labels(
             inside.append(slice(lower, upper))
             outside.append(slice(lower, upper))
             continue
-        left, right, weight, nearest = _linear(labels.shape[a], shape[a])
+        left, right, weight, nearest = linear(labels.shape[a], shape[a])
         touched = np.flatnonzero((right >= lower) & (left < upper))
         first, last = int(touched[0]), int(touched[-1]) + 1
         start, stop = int(left[first:last].min()), int(right[first:last].max()) + 1
@@ -181,7 +181,7 @@ def _cubic(size: int, new: int) -> tuple[tuple[int, int, int, int, NDArray[np.fl
 
 
 @lru_cache(maxsize=64)
-def _linear(size: int, new: int) -> tuple[Any, Any, Any, Any]:
+def linear(size: int, new: int) -> tuple[Any, Any, Any, Any]:
     """Return for each new sample its left and right neighbour, the right one's weight, and the nearest sample."""
     place = np.clip((np.arange(new) + 0.5) * (size / new) - 0.5, 0, size - 1)
     left = np.minimum(np.floor(place).astype(np.int64), max(size - 2, 0))
@@ -192,7 +192,7 @@ def _linear(size: int, new: int) -> tuple[Any, Any, Any, Any]:
 
 
 @lru_cache(maxsize=64)
-def _nearest_slice(size: int, new: int) -> NDArray[np.int64]:
+def nearest_slice(size: int, new: int) -> NDArray[np.int64]:
     """Return the slice that each new slice is a copy of."""
     place = size / new * (np.arange(new) + 0.5) - 0.5
     index = np.arange(size, dtype=np.float64)

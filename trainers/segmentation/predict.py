@@ -1,14 +1,11 @@
 """Runs a trained model on images and, where there are reference labels, measures it.
 
-An image is turned to the orientation that the network was trained in, given to nnU-Net as its SimpleITK reader would
-give it, predicted in this process (nnU-Net's worker pools cost more than they bring for a few images), and the label
-map is turned back into the image's own grid.
+One image after the other, in this process: nnU-Net's worker pools cost more than they bring for a few images.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import time
@@ -16,21 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trainers.core.errors import TrainingError
 from trainers.core.metrics import case_scores, mean_scores, values_of
 from trainers.core.progress import Progress
-from trainers.data.nifti import open_image, read_labels, read_voxels, same_grid, spacing_mm, voxel_mm, write_labels
-from trainers.data.orientation import Reorientation
+from trainers.data.nifti import open_image, read_labels, same_grid, voxel_mm, write_labels
 from trainers.segmentation.contract import image_orientation, read_document
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
     from trainers.core.metrics import Scores
-    from trainers.segmentation.network import Model
+    from trainers.segmentation.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +43,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a prediction job; return the `files` that were written, and with references `cases` and `mean`.
 
     Job keys: model (folder), cases (list of name, images, folds, and optionally output and reference), device, mirror,
-    half, allow_code, and optionally threads: with one thread a CPU's sums do not depend on the number of its cores.
+    half, allow_code, and optionally precision (see `inference_type`) and threads: with one thread a CPU's sums do not
+    depend on the number of its cores.
     `peak_memory_bytes` is the most that this process held.
     """
     cases = [_case(entry) for entry in job["cases"]]
@@ -65,13 +61,16 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     threads = job.get("threads") or cpu_count()
     os.environ.update(nnUNet_def_n_proc=str(threads))  # nnU-Net takes no more threads than that
     from trainers.segmentation.network import load_model
+    from trainers.segmentation.runner import Runner
 
     device = _device(job["device"], threads)
     folds = sorted({fold for case in cases for fold in case.folds})
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints; stdout is the command's answer
         model = load_model(folder, folds, half=job["half"], allow_code=job["allow_code"])
-        predictor = _predictor(model, device, mirror=job["mirror"], progress=progress)
-        scores = _predict_all(predictor, model, cases, orientation, progress)
+        if job["mirror"] and not model.mirror_axes:
+            progress.say("warning: the network was trained without mirroring: --mirror changes nothing")
+        runner = Runner(model=model, device=device, mirror=job["mirror"], precision=job.get("precision", "auto"))
+        scores = _predict_all(runner, cases, orientation, progress)
     files = [str(case.output) for case in cases if case.output]
     answer: dict[str, Any] = {"files": files, "peak_memory_bytes": peak_memory()}
     if scores:
@@ -122,30 +121,16 @@ def _device(wanted: str, threads: int) -> torch.device:
     return device
 
 
-def _predictor(model: Model, device: torch.device, *, mirror: bool, progress: Progress) -> Any:
-    """Make nnU-Net's predictor without its search for the trainer class."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    if mirror and not model.mirror_axes:
-        progress.say("warning: the network was trained without mirroring: --mirror changes nothing")
-    with contextlib.redirect_stdout(io.StringIO()):  # it says on every CPU that this is no GPU
-        predictor = nnUNetPredictor(use_mirroring=mirror and bool(model.mirror_axes), device=device, allow_tqdm=False)
-    predictor.manual_initialization(
-        model.network, model.plans, model.configuration, [], model.dataset_json, model.trainer, model.mirror_axes
-    )
-    return predictor
-
-
 def _predict_all(
-    predictor: Any, model: Model, cases: list[Case], orientation: str, progress: Progress
+    runner: Runner, cases: list[Case], orientation: str, progress: Progress
 ) -> dict[str, dict[str, Scores]]:
     """Predict one case after the other; return the scores of those that have a reference."""
-    scores, names = {}, model.dataset_json["labels"]
+    scores, names = {}, runner.model.dataset_json["labels"]
     with progress.bar("predict", len(cases)) as advance:
         for case in cases:
             start = time.monotonic()
-            predictor.list_of_parameters = [model.weights[fold] for fold in case.folds]
-            labels, like = _predict(predictor, case, orientation), open_image(case.images[0])
+            labels = runner.predict(case.images, case.folds, orientation)
+            like = open_image(case.images[0])
             if case.reference:
                 truth = _read_reference(case.reference, names)
                 scores[case.name] = case_scores(labels, truth, names, voxel_mm(like))
@@ -160,24 +145,3 @@ def _predict_all(
 
 def _read_reference(path: Path, labels: dict[str, Any]) -> NDArray[np.integer[Any]]:
     return read_labels(path, open_image(path), {0} | values_of(labels))
-
-
-def _predict(predictor: Any, case: Case, orientation: str) -> NDArray[np.integer[Any]]:
-    """Return a case's label map (x, y, z) in the grid of its images."""
-    import torch
-
-    images = [open_image(path) for path in case.images]
-    way = Reorientation.to(orientation, images[0].affine)
-    channels = [
-        way.apply(read_voxels(path, image)).transpose().astype(np.float32, order="C")
-        for path, image in zip(case.images, images, strict=True)
-    ]
-    properties = {"spacing": list(way.spacing(spacing_mm(images[0])))[::-1]}
-    try:
-        labels = predictor.predict_single_npy_array(np.stack(channels), properties)
-    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-        raise TrainingError(
-            f"{case.images[0]}: not enough memory on {predictor.device} for shape {images[0].shape}",
-            hint="--device cpu, or crop the image around what is to be segmented",
-        ) from error
-    return np.ascontiguousarray(way.undo(labels.transpose()))

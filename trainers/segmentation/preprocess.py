@@ -14,8 +14,10 @@ import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from trainers.data import resample, store
+from trainers.segmentation.raw_cases import OUTSIDE, box_of, filled, nonzero
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -47,16 +49,9 @@ def preprocess(
     # A copy: the case may be kept for another configuration, and normalising works in place.
     images = case.images.transpose(0, *(axis + 1 for axis in order)).copy()
     labels = case.labels.transpose(order)
-    spacing = [case.spacing[axis] for axis in order]
     own = DefaultPreprocessor(verbose=False)
-    intensities = plans.foreground_intensity_properties_per_channel
-    images = own._normalize(images, labels[None], configuration, intensities)  # noqa: SLF001 - its only home
-    target = list(configuration.spacing)
-    target = spacing[: SPATIAL - len(target)] + target  # a 2D plan leaves the distance of slices alone
-    shape = resample.new_shape(labels.shape, spacing, target)
-    axis = resample.slice_axis(spacing, target)
-    images = np.stack([resample.resample_image(channel, shape, axis) for channel in images])
-    resampled = resample.resample_labels(np.ascontiguousarray(labels), shape, axis)
+    images, axis = _normalised(images, labels, [case.spacing[a] for a in order], plans, configuration, own)
+    resampled = resample.resample_labels(np.ascontiguousarray(labels), images.shape[1:], axis)
     properties = {
         **case.geometry,
         "shape_before_cropping": tuple(case.shape[axis] for axis in order),
@@ -65,6 +60,69 @@ def preprocess(
         "class_locations": _class_locations(own, resampled, plans.get_label_manager(dataset_json)),
     }
     return images, resampled[None].astype(np.int16, copy=False), properties
+
+
+def preprocess_image(
+    images: NDArray[np.float32],
+    spacing: Sequence[float],
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Return an image (C, Z, Y, X) without labels as the network takes it, and properties for the way back.
+
+    `spacing` is in mm along Z, Y and X. `images` are overwritten where that saves a copy. Plans with another
+    preprocessor or resampling than nnU-Net's defaults are left to nnU-Net.
+    """
+    if not is_nnunets_own(configuration.configuration):
+        own = configuration.preprocessor_class(verbose=False)
+        found = own.run_case_npy(images, None, {"spacing": list(spacing)}, plans, configuration, dataset_json)
+        return found[0], found[2]
+    order = plans.transpose_forward
+    images = images.transpose(0, *(axis + 1 for axis in order))
+    shape = images.shape[1:]
+    mask = nonzero(images)
+    box = box_of(mask, shape)
+    inside = tuple(slice(*edges) for edges in box)
+    images = np.ascontiguousarray(images[(slice(None), *inside)])
+    labels = None  # nnU-Net's way to say where the image is: only a normalisation within the mask looks
+    if mask is not None and any(configuration.use_mask_for_norm):
+        labels = np.where(filled(mask[inside]), 0, OUTSIDE).astype(np.int8)
+    properties = {
+        "spacing": list(spacing),
+        "shape_before_cropping": shape,
+        "bbox_used_for_cropping": [list(edges) for edges in box],
+        "shape_after_cropping_and_before_resampling": images.shape[1:],
+    }
+    del mask
+    if labels is None:
+        labels = np.broadcast_to(np.int8(0), images.shape[1:])
+    along = [spacing[axis] for axis in order]
+    images, _ = _normalised(images, labels, along, plans, configuration, DefaultPreprocessor(verbose=False))
+    return images, properties
+
+
+def _normalised(
+    images: NDArray[np.float32],
+    labels: NDArray[np.integer[Any]],
+    spacing: list[float],
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    own: DefaultPreprocessor,
+) -> tuple[NDArray[np.float32], int | None]:
+    """Return images (C, Z, Y, X) normalised and resampled, and the axis along which slices were only copied."""
+    intensities = plans.foreground_intensity_properties_per_channel
+    images = own._normalize(images, labels[None], configuration, intensities)  # noqa: SLF001 - its only home
+    target = list(configuration.spacing)
+    target = spacing[: SPATIAL - len(target)] + target  # a 2D plan leaves the distance of slices alone
+    shape = resample.new_shape(images.shape[1:], spacing, target)
+    axis = resample.slice_axis(spacing, target)
+    if shape == images.shape[1:]:
+        return images, axis
+    found = np.empty((len(images), *shape), dtype=np.float32)
+    for channel, image in enumerate(images):
+        found[channel] = resample.resample_image(image, shape, axis)
+    return found, axis
 
 
 def _class_locations(own: DefaultPreprocessor, labels: NDArray[np.integer[Any]], manager: Any) -> dict[Any, Any]:

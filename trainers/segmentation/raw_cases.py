@@ -91,13 +91,13 @@ class RawCases:
                 hint="resample the label map onto the image",
             )
         properties = channels[0][1]
-        mask = _nonzero(images)
-        box = _box(mask, images.shape[1:])
+        mask = nonzero(images)
+        box = box_of(mask, images.shape[1:])
         inside = tuple(slice(*edges) for edges in box)
         images = np.ascontiguousarray(images[(slice(None), *inside)])
         cropped = labels[inside].astype(np.int16)
         if mask is not None:
-            cropped[(cropped == 0) & ~_filled(mask[inside])] = OUTSIDE
+            cropped[(cropped == 0) & ~filled(mask[inside])] = OUTSIDE
         return RawCase(
             images=images,
             labels=cropped,
@@ -164,7 +164,7 @@ def _read_nifti(path: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
     return voxels, {"sitk_stuff": geometry, "spacing": spacing[::-1]}
 
 
-def _nonzero(images: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+def nonzero(images: NDArray[np.float32]) -> NDArray[np.bool_] | None:
     """Return where some channel is not zero, None for everywhere."""
     mask = images[0] != 0
     for channel in images[1:]:
@@ -172,7 +172,7 @@ def _nonzero(images: NDArray[np.float32]) -> NDArray[np.bool_] | None:
     return None if mask.all() or not mask.any() else mask
 
 
-def _box(mask: NDArray[np.bool_] | None, shape: tuple[int, ...] = ()) -> tuple[tuple[int, int], ...]:
+def box_of(mask: NDArray[np.bool_] | None, shape: tuple[int, ...] = ()) -> tuple[tuple[int, int], ...]:
     """Return first and last index plus one of the mask along each axis."""
     if mask is None:
         return tuple((0, size) for size in shape)
@@ -183,7 +183,7 @@ def _box(mask: NDArray[np.bool_] | None, shape: tuple[int, ...] = ()) -> tuple[t
     return tuple(found)
 
 
-def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Fill the holes of a mask: background that no face-connected path leads to the border.
 
     Holes lie inside of the mask's box, so a mask that was cropped to its box has the same ones.

@@ -10,38 +10,52 @@ import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics, save_summary_json
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import distributed
+
+from trainers.segmentation.label_maps import segment
+from trainers.segmentation.sliding_window import SlidingWindow, inference_type
 
 
 def validate(trainer: Any, *, save_probabilities: bool) -> None:
     """Predict the fold's validation cases in this process and write nnU-Net's summary.json."""
     trainer.set_deep_supervision_enabled(False)
-    trainer.network.eval()
-    predictor = nnUNetPredictor(use_mirroring=False, device=trainer.device, allow_tqdm=False)
-    predictor.manual_initialization(
-        trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json,
-        type(trainer).__name__, trainer.inference_allowed_mirroring_axes,
-    )  # fmt: skip
-    place = trainer.place
+    place, window = trainer.place, _window(trainer)
     folder = place.folder / "validation"
     folder.mkdir(exist_ok=True)
     cases = sorted(trainer.do_split()[1])
     ranks = distributed.get_world_size() if trainer.is_ddp else 1
+    about = (trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json)
     with place.progress.bar(f"validate fold {place.fold}", len(cases)) as advance:
         for case in cases[trainer.local_rank :: ranks]:
             data, _, _, properties = trainer.dataset_class(trainer.preprocessed_dataset_folder, [case]).load_case(case)
-            logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:]))).cpu()
-            export_prediction_from_logits(
-                logits, properties, trainer.configuration_manager, trainer.plans_manager, trainer.dataset_json,
-                str(folder / case), save_probabilities,
-            )  # fmt: skip
+            volume = np.asarray(data[:], dtype=np.float32)
+            if save_probabilities:
+                logits = torch.cat([slab.cpu() for slab in window.slabs(torch.from_numpy(volume))], 1)
+                export_prediction_from_logits(
+                    logits, properties, trainer.configuration_manager, trainer.plans_manager, trainer.dataset_json,
+                    str(folder / case), save_probabilities,
+                )  # fmt: skip
+            else:
+                labels = segment(window, volume, properties, *about)
+                file = str(folder / f"{case}{trainer.dataset_json['file_ending']}")
+                trainer.plans_manager.image_reader_writer_class().write_seg(labels, file, properties)
             advance()
     if trainer.is_ddp:
         distributed.barrier()
     if trainer.local_rank == 0:
         _summarise(trainer, folder, cases)
     trainer.set_deep_supervision_enabled(True)
+
+
+def _window(trainer: Any) -> SlidingWindow:
+    """Return how the trainer's network goes over a volume, in the precision that it was trained in."""
+    network = trainer.network.module if trainer.is_ddp else trainer.network
+    return SlidingWindow(
+        network=getattr(network, "_orig_mod", network),  # compiled for the training's batches
+        tile=tuple(trainer.configuration_manager.patch_size),
+        device=trainer.device,
+        precision=inference_type(trainer.place.precision, trainer.device),
+    )
 
 
 def _summarise(trainer: Any, folder: Path, cases: list[str]) -> None:
