@@ -17,7 +17,7 @@ from trainers.lesion import predict, train
 from trainers.lesion.chain import find_line, prepare
 from trainers.lesion.config import LesionSettings
 from trainers.lesion.index import read_index
-from trainers.lesion.network import LesionNet, build, load, save, take_weights
+from trainers.lesion.network import LesionNet, build, load, save, take_weights, write_plans
 from trainers.lesion.sliding import predict_volume, starts
 from trainers.lesion.task import dice_loss, sampling
 
@@ -64,7 +64,7 @@ def _dataset(trained: Path) -> str:
 
 
 def test_training_and_prediction_see_the_same_voxels_to_the_last_bit(table: Path, trained: Path) -> None:
-    net = load(trained / "run" / "fold_0" / "checkpoint_final.pth", torch.device("cpu"))
+    net = load(trained / "run", 0, torch.device("cpu"))
     stored = {path.name[:-5]: path for path in (trained / "cache").rglob("*.b2nd") if "_seg" not in path.name}
     assert len(stored) == 4
     for case in read_index(table):
@@ -116,8 +116,8 @@ def test_stopped_it_goes_on_and_ends_with_the_same_weights(table: Path, trained:
     ]
     for key, value in states[0]["network_weights"].items():
         assert torch.equal(value, states[1]["network_weights"][key]), key
-    assert states[0]["threshold"] == states[1]["threshold"]
-    assert states[0]["intensity"] == states[1]["intensity"]
+    plans = [(folder / "run" / "plans.json").read_text() for folder in (trained, tmp_path)]
+    assert plans[0] == plans[1]
 
 
 def test_a_training_starts_from_another_ones_weights(table: Path, trained: Path, tmp_path: Path, capsys) -> None:
@@ -189,15 +189,15 @@ def test_nets_come_back_from_disk_as_they_were(tmp_path: Path, name: str) -> Non
     net = LesionNet(
         module=build(settings).eval(), settings=settings, standard=Standard(scheme="zscore"), threshold=0.35, value=2
     )
-    save(tmp_path / "net.pth", net)
-    again = load(tmp_path / "net.pth", torch.device("cpu"))
+    write_plans(tmp_path, settings, 2)
+    save(tmp_path, 3, net)
+    again = load(tmp_path, 3, torch.device("cpu"))
     image = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         assert torch.equal(again.module(image), net.module(image))
     assert (again.threshold, again.value, again.standard, again.settings) == (0.35, 2, net.standard, settings)
-    torch.save({"format": "other"}, tmp_path / "other.pth")
-    with pytest.raises(TrainingError, match="not a net of recipe lesion"):
-        load(tmp_path / "other.pth", torch.device("cpu"))
+    with pytest.raises(TrainingError, match="no net of recipe lesion, fold 0"):
+        load(tmp_path, 0, torch.device("cpu"))
 
 
 def test_patches_of_a_window_may_be_turned_within_its_margin() -> None:

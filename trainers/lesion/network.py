@@ -9,7 +9,8 @@ import torch
 
 from trainers.core import checkpoints
 from trainers.core.errors import TrainingError
-from trainers.lesion.config import LesionSettings
+from trainers.core.files import read_json, write_json
+from trainers.lesion.config import PLANS, TRAINER, LesionSettings
 from trainers.lesion.intensity import Standard
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-FORMAT = "mreg-lesion-1"
+PLANS_FILE = "plans.json"
+CONFIGURATION = "3d"
+AXES = {"IS": 0, "AP": 1, "RL": 2}  # of patches (Z, Y, X) in RPI
 STAGE_FEATURES = (32, 64, 128, 256, 320)
 STAGE_BLOCKS = (1, 3, 4, 6, 6)
 
@@ -30,7 +33,7 @@ class LesionNet:
     settings: LesionSettings
     standard: Standard
     threshold: float
-    value: int  # of a lesion in label maps
+    value: int = 1  # of a lesion in label maps
 
 
 def build(settings: LesionSettings) -> nn.Module:
@@ -45,36 +48,51 @@ def build(settings: LesionSettings) -> nn.Module:
     return UNet3D(UNet3DConfig(depth=settings.depth, base=settings.base, norm=settings.norm))
 
 
-def save(path: Path, net: LesionNet) -> None:
-    """Write a trained net: tensors and plain values only."""
+def save(run: Path, fold: int | str, net: LesionNet) -> None:
+    """Write a trained net of a fold: weights in its checkpoint, all that a prediction needs beside them in plans.json.
+
+    The checkpoint has the keys of nnU-Net's, so that it is checked, slimmed and released as those are.
+    """
+    plans = read_json(run / PLANS_FILE)
+    found = {"threshold": net.threshold, "intensity": net.standard.as_json()}
+    plans["folds"] = dict(sorted({**plans["folds"], str(fold): found}.items()))
+    write_json(run / PLANS_FILE, plans)
     checkpoints.save_state(
-        path,
+        run / f"fold_{fold}" / checkpoints.FINAL,
         {
-            "format": FORMAT,
             "network_weights": {key: value.detach().cpu() for key, value in net.module.state_dict().items()},
-            "settings": net.settings.model_dump(mode="json"),
-            "intensity": net.standard.as_json(),
-            "threshold": net.threshold,
-            "lesion_value": net.value,
+            "init_args": {"configuration": CONFIGURATION},
+            "trainer_name": TRAINER,
+            "inference_allowed_mirroring_axes": tuple(sorted(AXES[name] for name in net.settings.mirror)),
         },
     )
 
 
-def load(path: Path, device: torch.device, *, half: bool = False) -> LesionNet:
+def write_plans(run: Path, settings: LesionSettings, value: int) -> None:
+    """Write plans.json before the training; folds that are finished stay in it."""
+    path = run / PLANS_FILE
+    folds = read_json(path).get("folds", {}) if path.is_file() else {}
+    plans = {"plans_name": PLANS, "settings": settings.model_dump(mode="json"), "lesion_value": value, "folds": folds}
+    write_json(path, plans)
+
+
+def load(model: Path, fold: int | str, device: torch.device, *, half: bool = False) -> LesionNet:
     """Read a trained net without executing anything; `half` takes the weights as a half-precision release has them."""
-    state = checkpoints.load_state(path, torch.device("cpu"))
-    if state.get("format") != FORMAT:
-        raise TrainingError(f"{path}: not a net of recipe lesion (format {state.get('format')!r})")
-    settings = LesionSettings.model_validate(state["settings"])
+    plans = read_json(model / PLANS_FILE)
+    if plans.get("plans_name") != PLANS or str(fold) not in plans.get("folds", {}):
+        raise TrainingError(f"{model / PLANS_FILE}: no net of recipe lesion, fold {fold}")
+    state = checkpoints.load_state(model / f"fold_{fold}" / checkpoints.FINAL, torch.device("cpu"))
+    settings = LesionSettings.model_validate(plans["settings"])
     module = build(settings)
     weights = state["network_weights"]
     if half:
         weights = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in weights.items()}
     module.load_state_dict(weights)
     module.to(device).eval()
+    about = plans["folds"][str(fold)]
     return LesionNet(
-        module=module, settings=settings, standard=Standard.from_json(state["intensity"]),
-        threshold=float(state["threshold"]), value=int(state["lesion_value"]),
+        module=module, settings=settings, standard=Standard.from_json(about["intensity"]),
+        threshold=float(about["threshold"]), value=int(plans["lesion_value"]),
     )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainers.core import checkpoints
 from trainers.core.environment import choose_device, peak_memory
 from trainers.core.errors import TrainingError
 from trainers.core.metrics import mean_scores
@@ -42,7 +41,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(1)  # a CPU keeps torch's own number, which follows OMP_NUM_THREADS
     progress, folder = Progress(), Path(job["model"])
     folds = sorted({str(fold) for entry in job["cases"] for fold in entry["folds"]})
-    nets = {fold: load(folder / f"fold_{fold}" / checkpoints.FINAL, device, half=job["half"]) for fold in folds}
+    nets = {fold: load(folder, fold, device, half=job["half"]) for fold in folds}
     scores: dict[str, dict[str, Scores]] = {}
     for entry in job["cases"]:
         start = time.monotonic()

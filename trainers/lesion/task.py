@@ -14,6 +14,7 @@ from trainers.data.augment import Augmentation
 from trainers.data.loader import PatchLoader
 from trainers.data.patches import CaseStore, Sampling
 from trainers.lesion.evaluate import DEFAULT
+from trainers.lesion.network import AXES
 from trainers.lesion.sliding import predict_volume
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from trainers.lesion.config import LesionSettings
 
 ALONE = Ranks()
-AXES = {"IS": 0, "AP": 1, "RL": 2}  # of patches (Z, Y, X) in RPI
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,9 +20,9 @@ from trainers.core.progress import Progress
 from trainers.core.stopping import Stopping
 from trainers.lesion.chain import read_lesions
 from trainers.lesion.config import LesionSettings
-from trainers.lesion.evaluate import choose_threshold, lesion_scores, summary
+from trainers.lesion.evaluate import DEFAULT, choose_threshold, lesion_scores, summary
 from trainers.lesion.index import Case, from_bids, from_nnunet, read_index
-from trainers.lesion.network import LesionNet, build, load, save, take_weights
+from trainers.lesion.network import LesionNet, build, load, save, take_weights, write_plans
 from trainers.lesion.prepare import CutCases, fill_store, fit
 from trainers.lesion.sliding import predict_volume
 from trainers.lesion.task import Held, LesionTask
@@ -63,7 +63,7 @@ def _run(job: dict[str, Any], folder: Path, progress: Progress, stopping: Stoppi
     splits = job.get("splits") or make_splits(learning, settings.seed)
     cut = CutCases(Path(job["cache"]), learning, settings)
     cut.prepare(cpu_count(), progress)
-    write_json(folder / "plans.json", {"recipe": "lesion", "geometry": settings.geometry.model_dump(mode="json")})
+    write_plans(folder, settings, (learning[0].lesion_values or (1,))[0])
     write_json(folder / "dataset.json", job["dataset_json"])
     write_json(folder / "splits_final.json", splits)
     write_json(folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
@@ -147,15 +147,17 @@ def _train_fold(
             outcome = loop.run(progress, stopping)
         if outcome.stopped:
             return outcome.stopped
-        value = (next(iter(cut.cases.values())).lesion_values or (1,))[0]
-        trained = LesionNet(
-            module=loop.weights.eval(), settings=settings, standard=standard, threshold=0.5, value=value
-        )
+        trained = LesionNet(module=loop.weights.eval(), settings=settings, standard=standard, threshold=DEFAULT)
         with progress.stage(f"validate {place.name}"), torch.no_grad():
             _finish(place, trained, cut, split["val"], device)
     elif not (place / SUMMARY).is_file():
-        _finish(place, load(place / checkpoints.FINAL, device), cut, split["val"], device)
+        _finish(place, load(place.parent, fold_of(place), device), cut, split["val"], device)
     return ""
+
+
+def fold_of(place: Path) -> str:
+    """Return the fold that a folder is of."""
+    return place.name.removeprefix("fold_")
 
 
 def first_module(settings: LesionSettings, place: Path, progress: Progress, weights: Path | None) -> torch.nn.Module:
@@ -193,7 +195,7 @@ def _finish(place: Path, net: LesionNet, cut: CutCases, names: list[str], device
         pairs[name] = (probability, read_lesions(cut.cases[name], case.place.native), case.place.native.spacing_mm)
     threshold, means = choose_threshold([pair[:2] for pair in pairs.values()])
     final = LesionNet(**{**vars(net), "threshold": threshold})
-    save(place / checkpoints.FINAL, final)
+    save(place.parent, fold_of(place), final)
     scores = {
         name: lesion_scores(probability >= threshold, truth, spacing)
         for name, (probability, truth, spacing) in pairs.items()
