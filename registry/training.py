@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from registry import classification, output, workers
+from registry import classification, output, pretraining, workers
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, StoppedError
 from registry.files import json_text, read_json, sha256, write_json
 from registry.model_toml import FILE_NAME, Repo, describe
@@ -52,6 +52,8 @@ def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
     recipe = RECIPES[repo.toml.train.recipe]
     if recipe.name == classification.NAME:
         return classification.plan(repo, recipe, overrides)
+    if recipe.name == pretraining.NAME:
+        return pretraining.plan(repo, recipe, overrides)
     settings = resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
     dataset_json = _read_dataset_json(dataset)
@@ -92,6 +94,8 @@ def train(
     planned.settings["folds"] = all_folds(planned.run, planned.settings["folds"])
     if is_classifier:
         job = classification.job(repo, planned, gpus=gpus, max_minutes=max_minutes, validation_only=validation_only)
+    elif planned.recipe.name == pretraining.NAME:
+        job = pretraining.job(repo, planned, gpus=gpus, max_minutes=max_minutes)
     else:
         job = _job(repo, planned, gpus=gpus, max_minutes=max_minutes)
     answer = workers.call(planned.recipe.name, job)
@@ -109,6 +113,8 @@ def train(
 
 def _cache(repo: Repo, planned: Planned) -> Path:
     """Return the folder of what is computed from the data before a training."""
+    if planned.recipe.name == pretraining.NAME:
+        return pretraining.cache(repo, planned)
     shapes = () if planned.recipe.name == classification.NAME else (*_versions(), planned.settings["planner"])
     return repo.data / "preprocessed" / f"{planned.dataset.name}-{short_digest(planned.digest, *shapes)}"
 

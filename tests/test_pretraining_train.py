@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from trainers.core.errors import TrainingError
 from trainers.core.progress import Progress
@@ -214,8 +215,8 @@ def test_settings_follow_the_papers_and_say_what_is_wrong() -> None:
     loop = train.loop_settings(PretrainingSettings(), train.build(PretrainingSettings())[0])
     assert (loop.epochs, loop.iterations, loop.best) == (1000, 250, "-val_loss")
     assert train.batch_size(PretrainingSettings(), train.build(PretrainingSettings())[0]) == 8
-    with pytest.raises(TrainingError, match="convolutional encoder has none"):
-        train.build(settings("simmim", "resenc"))
+    with pytest.raises(ValidationError, match="convolutional encoder has none"):
+        settings("simmim", "resenc")
     with pytest.raises(TrainingError, match="no option 'breadth'"):
         train.build(settings(encoder_options={"breadth": 3}))
     with pytest.raises(TrainingError, match="divisible by the token"):

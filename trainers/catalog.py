@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainers.classification.config import ClassificationSettings
+from trainers.pretraining.config import PretrainingSettings
 from trainers.segmentation.config import PLANS_NAMES, SegmentationSettings
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ RECIPES = {
             settings=ClassificationSettings,
             plans_name=lambda _: "ClassificationPlans",
             worker=HERE / "classification" / "worker.py",
+        ),
+        Recipe(
+            name="pretrain",
+            summary="self-supervised pre-training of an encoder on images without labels",
+            settings=PretrainingSettings,
+            plans_name=lambda _: "nnsslPlans",
+            worker=HERE / "pretraining" / "worker.py",
         ),
     )
 }

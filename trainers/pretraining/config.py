@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -46,10 +46,10 @@ class PretrainingSettings(BaseModel):
         "full", description="sizes and lengths of the papers, or tiny ones to try things out"
     )
     method_options: dict[str, Any] = Field(
-        default_factory=dict, description="hyper-parameters of the method, for example {mask_ratio = 0.6}"
+        {}, description="hyper-parameters of the method, for example {mask_ratio = 0.6}"
     )
     encoder_options: dict[str, Any] = Field(
-        default_factory=dict, description="size of the encoder, for example {depth = 12} or {features = [32, 64, 128]}"
+        {}, description="size of the encoder, for example {depth = 12} or {features = [32, 64, 128]}"
     )
     configuration: Literal["onemmiso", "median", "noresample"] = Field(
         "onemmiso", description="voxel size of the preprocessed images: 1 mm, the median, or their own"
@@ -85,6 +85,12 @@ class PretrainingSettings(BaseModel):
         5.0, description="longest stretch of training that a kill may cost; 0 saves after every epoch"
     )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="services that show the numbers too")
+
+    @model_validator(mode="after")
+    def _method_and_encoder_go_together(self) -> Self:
+        if reason := IMPOSSIBLE.get((self.method, self.encoder)):
+            raise ValueError(f"method {self.method!r} with encoder {self.encoder!r}: {reason}")
+        return self
 
     def length(self, name: str) -> int:
         """Return `epochs`, `iterations` or `val_iterations`, the profile's where nothing is set."""

@@ -1,0 +1,94 @@
+"""Pre-training from the command line: the collection is hashed and verified, the encoder trained and found again."""
+
+import json
+import shutil
+
+import pytest
+from command import run_mreg
+
+from trainers.pretraining.checkpoint import load
+
+NAME = "Dataset530_SpineSSL"
+MODEL = "model_pretrain_sc"
+MODEL_TOML = f"""\
+[model]
+name = "{MODEL}"
+
+[data]
+dataset = "data/raw/{NAME}"
+
+[train]
+recipe = "pretrain"
+method = "mae"
+encoder = "primus"
+profile = "tiny"
+epochs = 1
+device = "cpu"
+method_options = {{ mask_ratio = 0.5 }}
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(test_data, tmp_path_factory):
+    """Return a repo with real images of three subjects."""
+    root = tmp_path_factory.mktemp("encoder") / MODEL
+    source, target = test_data / "nnssl_raw" / NAME, root / "data" / "raw" / NAME
+    document = json.loads((source / "pretrain_data.json").read_text())
+    document["datasets"] = {key: document["datasets"][key] for key in ("sct-testing", "spine-generic")}
+    for key in document["datasets"]:
+        shutil.copytree(source / "images" / key, target / "images" / key, copy_function=shutil.copyfile)
+    (target / "pretrain_data.json").write_text(json.dumps(document))
+    (root / "model.toml").write_text(MODEL_TOML)
+    return root
+
+
+def test_an_encoder_is_trained_and_the_same_command_finds_it(repo):
+    done = run_mreg("train", "--json", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["trained"] == ["all"]
+    assert answer["complete"]
+    (run,) = (repo / "runs").iterdir()
+    assert run.name.startswith("pretrain-mae-primus-")
+    config = json.loads((run / "config.json").read_text())
+    assert config["dataset"]["image_orientation"] == "LPI"
+    assert config["dataset"]["num_subjects"] == 3
+    assert config["dataset"]["modalities"] == sorted(config["dataset"]["modalities"])
+    assert "sub-" not in json.dumps(config)
+    assert load(run / "fold_all" / "checkpoint_final.pth").trainer_name == "mreg_mae_primus"
+    again = run_mreg("train", "--json", cwd=repo)
+    assert json.loads(again.stdout)["done_before"] == ["all"], again.stderr
+
+
+def test_other_settings_are_another_run(repo):
+    before = {path.name for path in (repo / "runs").glob("*")}
+    done = run_mreg("train", "--set", "seed=7", "--set", "batch_size=1", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    assert len({path.name for path in (repo / "runs").glob("*")} - before) == 1
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("method=simmim encoder=resenc", "a convolutional encoder has none"),
+        ("method=s3d", "a Transformer does so with mae"),
+        ("method_options={mask=0.5}", "no option 'mask'"),
+        ("encoder_options={heads=5}", "width 48 over 5 heads"),
+        ("folds=[0]", "folds"),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_anything_is_computed(repo, assignment, message):
+    flags = [part for pair in assignment.split() for part in ("--set", pair)]
+    done = run_mreg("train", *flags, cwd=repo)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_no_collection_is_told(repo, tmp_path):
+    (tmp_path / "model.toml").write_text(MODEL_TOML)
+    (tmp_path / "data" / "raw" / NAME).mkdir(parents=True)
+    done = run_mreg("train", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no pretrain_data.json" in done.stderr
+    assert "mreg data import --pretraining" in done.stderr
