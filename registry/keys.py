@@ -114,7 +114,7 @@ def schema() -> dict[str, Any]:
     for name, recipe in RECIPES.items():
         settings = recipe.settings.model_json_schema()
         document["$defs"] |= settings.get("$defs", {})
-        chosen: dict[str, Any] = {"properties": {"recipe": {"const": name}}}
+        chosen: dict[str, Any] = {"properties": {"recipe": {"title": "recipe", "const": name}}}
         if name != train["properties"]["recipe"]["default"]:
             chosen["required"] = ["recipe"]
         allowed = {"recipe": True, **settings["properties"]}

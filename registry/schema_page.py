@@ -46,6 +46,10 @@ def rows(schema: Mapping[str, Any], root: Mapping[str, Any], path: str = "") -> 
             yield from _rows_of(part, root, place, required=False)
     for part in _choices(here, root):
         yield from rows(part, root, path)
+    for part in here.get("allOf", ()):
+        if "then" in part:
+            own = {key: about for key, about in part["then"]["properties"].items() if about is not True}
+            yield from rows({"properties": own}, root, path)
 
 
 def whole(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
