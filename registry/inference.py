@@ -83,9 +83,11 @@ def predict(
     mask: Path | None = None,
     registry: str | None = None,
     allow_code: bool = False,
+    precision: str = "auto",
 ) -> list[Path]:
     """Predict images into `out`/CASE.nii.gz, each in its image's own geometry; return the files.
 
+    `precision` of a segmentation: auto (bfloat16 on a processor that has it), native (nnU-Net's own) or bf16.
     A classifier writes `out`/CASE.json; `mask` is its region of interest, a file or a folder of CASE.nii.gz.
     """
     model = find_target(target, registry)
@@ -108,6 +110,7 @@ def predict(
         RECIPE,
         {
             **_job(model, device, mirror=mirror, half=False, allow_code=allow_code),
+            "precision": precision,
             "cases": [_entry(case, chosen, outputs[case.name]) for case in cases],
         },
     )
@@ -151,6 +154,7 @@ def evaluate(
         RECIPE,
         {
             **_job(model, device, mirror=False, half=half, allow_code=allow_code),
+            "precision": "native",  # figures should not depend on the processor
             "cases": [_entry(case, case.folds, kept / f"{case.name}.nii.gz" if save else None) for case in cases],
         },
     )

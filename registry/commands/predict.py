@@ -24,6 +24,12 @@ from registry.commands._options import json_option, registry_option
     help="Region of interest for a classifier: of one image, or DIR/CASE.nii.gz.",
 )
 @click.option("--allow-code", is_flag=True, help="Run the model's own trainer_class.py where its network needs it.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "native", "bf16"]),
+    default="auto",
+    help="Type that the network computes in; auto: bf16 on a processor that has it; native: nnU-Net's own.",
+)
 @registry_option
 @json_option
 def command(
@@ -35,6 +41,7 @@ def command(
     folds: tuple[str, ...],
     mask: Path | None,
     allow_code: bool,
+    precision: str,
     registry: str | None,
     as_json: bool,
 ) -> None:
@@ -56,7 +63,7 @@ def command(
 
     files = inference.predict(
         target, images, out, device=device, mirror=mirror, folds=folds, mask=mask, registry=registry,
-        allow_code=allow_code,
+        allow_code=allow_code, precision=precision,
     )  # fmt: skip
     if as_json:
         output.document({"files": [str(path) for path in files]})
