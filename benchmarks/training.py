@@ -45,6 +45,7 @@ class Kind:
     features: tuple[int, ...] | None  # None: as planned
     steps: int  # of one measurement
     validation: int = 0  # steps of an epoch's validation; 0: steps alone
+    workers: tuple[int, ...] = (0, 1, 2)  # nnU-Net's loader processes that are tried
 
 
 SMALL = (16, 32, 64, 128)
@@ -52,9 +53,22 @@ CPU = (
     Kind(name="3D small", configuration="3d_fullres", patch=(48, 48, 32), batch=2, features=SMALL, steps=8),
     Kind(name="3D planned", configuration="3d_fullres", patch=(80, 80, 56), batch=2, features=None, steps=1),
     Kind(name="2D planned", configuration="2d", patch=(72, 56), batch=46, features=None, steps=3),
-    Kind(name="epoch", configuration="3d_fullres", patch=(48, 48, 32), batch=2, features=SMALL, steps=40, validation=8),
+    Kind(
+        name="epoch", configuration="3d_fullres", patch=(48, 48, 32), batch=2, features=SMALL, steps=40, validation=8,
+        workers=(2,),
+    ),  # nnU-Net's best number for these steps
+)  # fmt: skip
+CUDA = (
+    Kind(
+        name="3D large",
+        configuration="3d_fullres",
+        patch=(128, 128, 128),
+        batch=2,
+        features=None,
+        steps=50,
+        workers=(12,),
+    ),
 )
-CUDA = (Kind(name="3D large", configuration="3d_fullres", patch=(128, 128, 128), batch=2, features=None, steps=50),)
 
 
 def make(kind: Kind, dataset: Path, cache: Path, device: Any, competitor: str) -> Any:
@@ -222,18 +236,15 @@ class Competitor:
 
 def compare(kind: Kind, dataset: Path, cache: Path, device: str, pairs: int) -> bool:
     """Measure ours and stock nnU-Net in turns and print a row; return whether the claim holds."""
-    peers = [
-        Competitor(kind, dataset, cache, device, "nnU-Net", workers)
-        for workers in ((0, 1, 2) if device == "cpu" else (12,))
-    ]
+    peers = [Competitor(kind, dataset, cache, device, "nnU-Net", workers) for workers in kind.workers]
     ours = Competitor(kind, dataset, cache, device, "ours")
     constant = [Competitor(kind, dataset, cache, device, "constant")] if device != "cpu" else []
     every = [*peers, ours, *constant]
     try:
         for competitor in every:
             competitor.measure()  # warms up
-        trial = {peer.name: min(peer.measure()[0] for _ in range(2)) for peer in peers}
-        best = min(peers, key=lambda peer: trial[peer.name])
+        trial = {peer: min(peer.measure()[0] for _ in range(2)) for peer in peers if len(peers) > 1}
+        best = min(trial, key=lambda peer: trial[peer], default=peers[0])
         for peer in peers:
             if peer is not best:
                 peer.end()
