@@ -15,6 +15,7 @@ import torch
 from trainers.core import checkpoints
 from trainers.core.errors import TrainingError
 from trainers.nets import primus, resenc
+from trainers.nets.positions import unswapped
 from trainers.nets.primus import Primus, PrimusConfig
 from trainers.nets.resenc import ResEncConfig, unet
 from trainers.pretraining.citations import citations
@@ -156,12 +157,18 @@ def verify(weights: Mapping[str, Tensor], plan: Mapping[str, Any]) -> list[str]:
     return take_up(downstream(plan), weights, plan)
 
 
-def save_final(path: Path, module: nn.Module, plan: dict[str, Any], about: Mapping[str, Any]) -> None:
+def in_own_order(weights: dict[str, Tensor], net: Net, plan: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return weights whose encoder numbers its tokens as a downstream network does."""
+    if isinstance(net, PrimusConfig) and net.published_order:
+        return unswapped(weights, plan["key_to_encoder"], net.grid, net.heads)
+    return weights
+
+
+def save_final(path: Path, weights: dict[str, Tensor], plan: dict[str, Any], about: Mapping[str, Any]) -> None:
     """Write a checkpoint; `about` says how it was made: method, encoder, epochs, losses (lists), best.
 
     The optimiser's state stays in the training's own checkpoints: no fine-tuning wants it.
     """
-    weights = module.state_dict()
     verify(weights, plan)
     checkpoints.save_state(
         path,

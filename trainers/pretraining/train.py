@@ -23,7 +23,7 @@ from trainers.core.spawning import in_processes
 from trainers.core.stopping import Stopping
 from trainers.nets.primus import PrimusConfig
 from trainers.nets.resenc import ResEncConfig
-from trainers.pretraining.checkpoint import adaptation_plan, options_of, save_final, verify
+from trainers.pretraining.checkpoint import adaptation_plan, in_own_order, options_of, save_final, verify
 from trainers.pretraining.config import LENGTHS, TINY_ENCODERS, PretrainingSettings
 from trainers.pretraining.images import ImageStore
 from trainers.pretraining.method import fitted
@@ -142,7 +142,8 @@ def train(
             **_history(folder), "method": settings.method, "encoder": settings.encoder, "epochs": outcome.epoch,
             "trainer_name": f"mreg_{settings.method}_{settings.encoder}", **options_of(method, net),
         }  # fmt: skip
-        save_final(folder / checkpoints.FINAL, loop.weights, plan, about)
+        weights = in_own_order(loop.weights.state_dict(), net, plan)
+        save_final(folder / checkpoints.FINAL, weights, plan, about)
         for name in (checkpoints.LATEST, checkpoints.PREVIOUS):
             (folder / name).unlink(missing_ok=True)
     return outcome.stopped
