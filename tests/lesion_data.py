@@ -13,7 +13,7 @@ from trainers.lesion.index import Case, write_index
 SETTINGS: dict[str, Any] = {
     "window": 24, "margin": 6, "patch": [24, 24, 24], "base": 4, "depth": 2, "epochs": 6, "iterations": 20, "lr": 5e-3,
     "batch_size": 2, "validate_every": 3, "shift": 3, "rotation": 15, "elastic": 0.5, "device": "cpu",
-    "precision": "fp32", "checkpoint_minutes": 0, "hold_mm": 2,
+    "precision": "fp32", "checkpoint_minutes": 0, "hold_mm": 2, "sheets": 2,
 }  # fmt: skip
 
 

@@ -52,6 +52,10 @@ def test_a_short_training_finds_the_phantoms_lesions(trained: Path) -> None:
     assert without["reference_lesions"] == 0
     assert without["false_positive_ml"] < 0.02
     assert found["dice_by_threshold"][f"{found['threshold']:g}"] == max(found["dice_by_threshold"].values())
+    sheets = sorted(path.name for path in (trained / "cache").rglob("sheets/*.png"))
+    assert sheets == ["sub-00_T2w_image.png", "sub-03_T2w_image.png"]
+    picture = (trained / "run" / "fold_0" / "validation" / "predictions.png").read_bytes()
+    assert picture[:4] == b"\x89PNG"
     lines = [json.loads(line) for line in (trained / "run" / "fold_0" / "metrics.jsonl").read_text().splitlines()]
     assert [("dice" in line, "false_positive_ml" in line) for line in lines].count((True, True)) == 2
     assert train.run(training_job(trained, trained) | {"dataset": _dataset(trained)})["done_before"] == [0]

@@ -43,6 +43,11 @@ class Place:
     work: Grid  # in RPI at the net's spacing
     crop: Crop
 
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Return the voxel size of the image in mm."""
+        return self.native.spacing_mm
+
     def paste(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a probability (x, y, z) of the net's volume on the image's grid; 0 outside."""
         oriented, way = self.native.oriented(RPI)

@@ -49,6 +49,9 @@ class LesionSettings(BaseModel):
     centreline: Literal["mask", "sct"] = Field(
         "mask", description="of a case without a cord: an error, or what sct_get_centerline finds"
     )
+    cord_model: str | None = Field(
+        None, min_length=1, description="released model that finds the cord, NAME@TAG, in training and prediction"
+    )
     geometry: GeometrySettings = Field(
         default_factory=lambda: GeometrySettings.model_validate({}), description="crop and grid"
     )
@@ -84,6 +87,7 @@ class LesionSettings(BaseModel):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="decay of averaged weights, if wanted")
     seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes the best")
+    sheets: Annotated[int, Field(ge=0)] = Field(24, description="cases of which a picture of the window is drawn")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="threads that read patches ahead")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="numbers to compute in")
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(

@@ -15,7 +15,7 @@ from scipy import ndimage
 from trainers.core.metrics import mask_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,18 +61,18 @@ def _found(lesions: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.b
     return np.asarray(common >= ENOUGH * sizes)
 
 
-def choose_threshold(cases: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]]) -> tuple[float, dict[str, float]]:
+def choose_threshold(
+    cases: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]],
+) -> tuple[float, dict[str, float]]:
     """Return the threshold with the best mean Dice over validation cases (probability, reference), and all means.
 
     A case without a lesion counts 1 where nothing is predicted and 0 otherwise, so that false alarms cost something.
     Of equally good thresholds the one nearest to 0.5 is taken; without a case it is 0.5.
     """
-    if not cases:
+    rows = [[_dice(probability >= t, truth) for t in THRESHOLDS] for probability, truth in cases]
+    if not rows:
         return DEFAULT, {}
-    means = {
-        threshold: float(np.mean([_dice(probability >= threshold, truth) for probability, truth in cases]))
-        for threshold in THRESHOLDS
-    }
+    means = dict(zip(THRESHOLDS, np.mean(rows, axis=0).tolist(), strict=True))
     best = max(means.values())
     chosen = min((t for t, dice in means.items() if dice == best), key=lambda t: abs(t - DEFAULT))
     return chosen, {f"{threshold:g}": dice for threshold, dice in means.items()}

@@ -73,7 +73,11 @@ class CutCases:
                 points=file["points"], mean=float(file["mean"]), std=float(file["std"]), sample=file["sample"]
             )
             image, lesion = file["image"], file["lesion"]
-        return Cut(image, lesion, tissue, Place.from_json(read_json(self.folder / f"{name}.json")))
+        return Cut(image, lesion, tissue, self.place(name))
+
+    def place(self, name: str) -> Place:
+        """Return where a case lies in its image."""
+        return Place.from_json(read_json(self.folder / f"{name}.json"))
 
     def has_lesion(self, name: str) -> bool:
         """Whether the case has a lesion voxel."""

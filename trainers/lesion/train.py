@@ -23,16 +23,20 @@ from trainers.lesion.config import LesionSettings
 from trainers.lesion.evaluate import DEFAULT, choose_threshold, lesion_scores, summary
 from trainers.lesion.index import Case, from_bids, from_nnunet, read_index
 from trainers.lesion.network import LesionNet, build, load, save, take_weights, write_plans
+from trainers.lesion.pictures import draw_predictions, draw_sheet
 from trainers.lesion.prepare import CutCases, fill_store, fit
 from trainers.lesion.sliding import predict_volume
 from trainers.lesion.task import Held, LesionTask
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from trainers.lesion.intensity import Standard
 
 ALL = "all"
 FOLDS = 5
 SUMMARY = "validation/summary.json"
+MOST_SHOWN = 6  # validation cases in the picture of predictions
 Split = dict[str, list[str]]
 
 
@@ -63,6 +67,7 @@ def _run(job: dict[str, Any], folder: Path, progress: Progress, stopping: Stoppi
     splits = job.get("splits") or make_splits(learning, settings.seed)
     cut = CutCases(Path(job["cache"]), learning, settings)
     cut.prepare(cpu_count(), progress)
+    _draw_sheets(cut, settings, progress)
     write_plans(folder, settings, (learning[0].lesion_values or (1,))[0])
     write_json(folder / "dataset.json", job["dataset_json"])
     write_json(folder / "splits_final.json", splits)
@@ -80,6 +85,20 @@ def _run(job: dict[str, Any], folder: Path, progress: Progress, stopping: Stoppi
             return {**answer, "stopped": reason}
         answer["trained"].append(fold)
     return answer
+
+
+def _draw_sheets(cut: CutCases, settings: LesionSettings, progress: Progress) -> None:
+    """Draw where the window lies in some of the cases, for somebody to look at before a long training."""
+    names = sorted(cut.cases)
+    chosen = names[:: max(1, -(-len(names) // settings.sheets))] if settings.sheets else []
+    missing = [name for name in chosen if not (cut.folder / "sheets" / f"{name}.png").is_file()]
+    if not missing:
+        return
+    with progress.stage("draw the windows"):
+        for name in missing:
+            place = cut.place(name)
+            draw_sheet(cut.folder / "sheets" / f"{name}.png", cut.cases[name], place, settings.geometry.margin)
+    progress.say(f"look at them: {cut.folder / 'sheets'}")
 
 
 def read_cases(dataset: Path, settings: LesionSettings, cords: dict[str, str]) -> list[Case]:
@@ -187,20 +206,26 @@ def _held(cut: CutCases, name: str, standard: Standard) -> Held:
 
 def _finish(place: Path, net: LesionNet, cut: CutCases, names: list[str], device: torch.device) -> None:
     """Choose the threshold on the validation cases' own grids, and write the final checkpoint and what it gives."""
-    pairs = {}
+    found: dict[str, NDArray[np.float16]] = {}  # half as many bytes: there may be hundreds of cases
+
+    def on_image(name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[float, float, float]]:
+        where = cut.place(name)
+        return where.paste(found[name].astype(np.float32)), read_lesions(cut.cases[name], where.native), where.spacing
+
     for name in names:
-        case = cut.read(name)
-        image = net.standard.apply(case.image, case.tissue, cut.cases[name].contrast)
-        probability = case.place.paste(predict_volume(net.module, image, net.settings, device))
-        pairs[name] = (probability, read_lesions(cut.cases[name], case.place.native), case.place.native.spacing_mm)
-    threshold, means = choose_threshold([pair[:2] for pair in pairs.values()])
-    final = LesionNet(**{**vars(net), "threshold": threshold})
-    save(place.parent, fold_of(place), final)
-    scores = {
-        name: lesion_scores(probability >= threshold, truth, spacing)
-        for name, (probability, truth, spacing) in pairs.items()
-    }
-    mean = mean_scores({name: {"lesion": found} for name, found in scores.items()})
+        held = _held(cut, name, net.standard)
+        found[name] = predict_volume(net.module, held.image, net.settings, device).astype(np.float16)
+    threshold, means = choose_threshold(on_image(name)[:2] for name in names)
+    save(place.parent, fold_of(place), LesionNet(**{**vars(net), "threshold": threshold}))
+    scores = {}
+    for name in names:
+        probability, truth, spacing = on_image(name)
+        scores[name] = lesion_scores(probability >= threshold, truth, spacing)
+    if shown := names[:: max(1, -(-len(names) // MOST_SHOWN))]:
+        held_cases = {name: _held(cut, name, net.standard) for name in shown}
+        rows = [(name, held.image, held.lesion, found[name] >= threshold) for name, held in held_cases.items()]
+        draw_predictions(place / "validation" / "predictions.png", rows)
+    mean = mean_scores({name: {"lesion": values} for name, values in scores.items()})
     write_json(
         place / SUMMARY,
         {
