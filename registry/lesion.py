@@ -1,0 +1,182 @@
+"""Recipe `lesion`: what `mreg train`, `predict` and `evaluate` do where a net looks only at what lies around the cord.
+
+Where the cord is, is said by a mask, a centreline or another model: a cord model's label maps become cord masks here,
+so that the recipe's worker sees files only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry import output, training
+from registry.errors import MregError, NotFoundError
+from registry.files import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from registry.model_toml import Repo
+    from registry.training import Planned
+    from trainers.catalog import Recipe
+
+NAME = "lesion"
+TRAINER, PLANS, CONFIGURATION = "LesionTrainer", "LesionPlans", "3d"
+CORD_ENDINGS = (".nii.gz", ".nii", ".csv")
+
+
+def is_lesion_model(folder: Path) -> bool:
+    """Whether a run, or the folder of a released model, is this recipe's."""
+    path = folder / "plans.json"
+    document = read_json(path) if path.is_file() else {}
+    return isinstance(document, dict) and document.get("plans_name") == PLANS
+
+
+def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
+    """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
+    settings = training.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
+    dataset = repo.dataset.resolve()
+    dataset_json = training.read_dataset_json(dataset)
+    label, path = settings["lesion_label"], dataset / "dataset.json"
+    if label not in dataset_json["labels"]:
+        names = ", ".join(dataset_json["labels"])
+        raise MregError(f"{path}: no label {label!r}; there are: {names}", hint="--set lesion_label=NAME")
+    finds_cords = settings["cord_model"] or settings["centreline"] == "sct" or settings["geometry"]["crop"] == "none"
+    if settings["cord_label"] not in dataset_json["labels"] and not finds_cords:
+        raise MregError(
+            f"{path}: no label {settings['cord_label']!r}, and the window follows the cord",
+            hint="--set cord_label=NAME, or a model that finds the cord: --set cord_model=NAME@TAG",
+        )
+    training.keep_contract(repo, dataset_json)
+    with output.stage("hash the dataset"):
+        digest = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
+    counts = {key: value for key, value in settings.items() if key not in training.NOT_PART_OF_THE_RESULT}
+    name = training.short_digest(json.dumps(counts, sort_keys=True), digest)
+    return training.Planned(
+        recipe=recipe, settings=settings, dataset=dataset, dataset_json=dataset_json, digest=digest,
+        trainer_file=None, run=repo.runs / f"{NAME}-{name}",
+    )  # fmt: skip
+
+
+def job(
+    repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, weights: Path | None = None
+) -> dict[str, Any]:
+    """Return the worker's job of a training."""
+    if gpus > 1:
+        raise MregError(f"--gpus {gpus}: recipe {NAME} trains on one GPU", hint="train the folds side by side: --fold")
+    dataset, settings = planned.dataset, planned.settings
+    document = training.without_case_lists(planned.dataset_json)
+    return {
+        "kind": "train",
+        "dataset": str(dataset),
+        "dataset_json": document,
+        "run": str(planned.run),
+        "cache": str(repo.data / "preprocessed" / f"{dataset.name}-{training.short_digest(planned.digest)}"),
+        "settings": settings,
+        "splits": training.splits_of(dataset),
+        "cords": _cords_of_dataset(repo, planned),
+        "weights": str(weights) if weights else None,
+        "max_minutes": max_minutes,
+        "config": {
+            "recipe": NAME,
+            "trainer": TRAINER,
+            "plans": PLANS,
+            "configuration": CONFIGURATION,
+            "settings": settings,
+            "dataset": {
+                "name": dataset.name,
+                "id": int(dataset.name[7:10]),
+                "path": os.path.relpath(repo.dataset, repo.root),
+                "hash": planned.digest,
+                "image_orientation": document["image_orientation"],
+                "num_training": document["numTraining"],
+            },
+            "repo": repo.name,
+        },
+    }
+
+
+def _cords_of_dataset(repo: Repo, planned: Planned) -> dict[str, str]:
+    """Return the cord masks that the cord model finds in the training images, those of an earlier call kept."""
+    model = planned.settings["cord_model"]
+    if not model:
+        return {}
+    ending = planned.dataset_json["file_ending"]
+    folder = repo.data / "cords" / training.short_digest(model, planned.digest)
+    images = sorted((planned.dataset / "imagesTr").glob(f"[!.]*_0000{ending}"))
+    names = {image: image.name.removesuffix(f"_0000{ending}") for image in images}
+    missing = [image for image in images if not (folder / f"{names[image]}.nii.gz").is_file()]
+    if missing:
+        with output.stage(f"find the cords with {model}"):
+            find_cords(model, missing, folder, planned.settings["device"])
+    return {name: str(folder / f"{name}.nii.gz") for name in names.values()}
+
+
+def find_cords(model: str, images: Sequence[Path], folder: Path, device: str, registry: str | None = None) -> None:
+    """Write the cord masks that a model of another repo finds, `folder`/CASE.nii.gz."""
+    from registry import inference
+
+    target = inference.find_target(model, registry)
+    if is_lesion_model(target.folder):
+        raise MregError(f"{model}: a lesion model, not one that finds the cord", hint="name a cord segmentation")
+    inference.predict(model, [str(image) for image in images], folder, device=device, registry=registry)
+
+
+@contextmanager
+def with_cords(
+    model: Path,
+    entries: list[dict[str, Any]],
+    *,
+    cord: Path | None,
+    cord_model: str | None,
+    device: str,
+    registry: str | None,
+) -> Iterator[list[dict[str, Any]]]:
+    """Add to a prediction's cases where their cords are: given files, else what a model finds, else nothing.
+
+    `cord` is a file for one case, or a folder of CASE.nii.gz or CASE.csv; a model that was trained on the cords of
+    another model asks the same one by itself.
+    """
+    if cord is not None and cord_model is not None:
+        raise MregError("--cord and --cord-model name the cord twice", hint="leave one of them out")
+    settings = read_json(model / "plans.json")["settings"]
+    found = cord_model or settings["cord_model"]
+    if cord is not None:
+        yield [{**entry, "cord": _cord_file(cord, entry["name"], alone=len(entries) == 1)} for entry in entries]
+    elif found and settings["geometry"]["crop"] != "none":
+        with tempfile.TemporaryDirectory(prefix="mreg-cords-") as work:
+            find_cords(found, [Path(entry["images"][0]) for entry in entries], Path(work), device, registry)
+            yield [{**entry, "cord": str(Path(work, f"{entry['name']}.nii.gz"))} for entry in entries]
+    else:
+        yield entries
+
+
+def with_labels(model: Path, dataset: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to an evaluation's cases which values of their label maps are lesion and cord."""
+    settings = read_json(model / "plans.json")["settings"]
+    labels = read_json(dataset / "dataset.json")["labels"]
+    values = {
+        key: _values(labels[settings[f"{key}_label"]]) for key in ("lesion", "cord") if settings[f"{key}_label"] in labels
+    }
+    return [{**entry, **{f"{key}_values": value for key, value in values.items()}} for entry in entries]
+
+
+def _values(label: Any) -> list[int]:
+    return [int(value) for value in (label if isinstance(label, list) else [label])]
+
+
+def _cord_file(cord: Path, case: str, *, alone: bool) -> str:
+    if cord.is_dir():
+        found = [cord / f"{case}{ending}" for ending in CORD_ENDINGS if (cord / f"{case}{ending}").is_file()]
+        if not found:
+            raise NotFoundError(f"{cord}: no cord of case {case}", hint=f"add {case}.nii.gz or {case}.csv")
+        return str(found[0])
+    if not cord.is_file():
+        raise NotFoundError(f"{cord}: no such file")
+    if not alone:
+        raise MregError(f"{cord}: one cord for several images", hint="name a folder that holds CASE.nii.gz")
+    return str(cord)
