@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from registry import orientation, output
+from registry.classification_dataset import is_classification
 from registry.errors import IntegrityError, MregError
 from registry.files import json_text, read_json
 from registry.runs import FINAL
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from registry.runs import Run
 
+FIGURES = ("roc.png", "reliability.png")  # of a classifier
 CROP_FILE = "crop_metadata.json"
 CROP_KEYS = ("pad_superior", "pad_inferior", "pad_left", "pad_right", "pad_anterior", "pad_posterior")
 
@@ -48,8 +50,9 @@ def read_dataset_json(run: Run) -> dict[str, Any]:
     document = read_json(path)
     if not isinstance(document, dict):
         raise IntegrityError(f"{path}: not an object")
-    for key in ("labels", "channel_names"):
-        if not isinstance(document.get(key), dict) or not document[key]:
+    said = "classification_labels" if is_classification(document) else "labels"
+    for key in (said, "channel_names"):
+        if not isinstance(document.get(key), dict | list) or not document[key]:
             raise IntegrityError(f"{path}: no {key}")
     code = document.get("image_orientation")
     if not orientation.is_valid(code):
@@ -76,6 +79,9 @@ def collect(run: Run, folds: tuple[Path, ...], dataset_json: dict[str, Any]) -> 
         text = _source(trainer)
         scrub.code(text, str(trainer))
         members[FILE_NAME] = portable(text, run.config["trainer"], str(trainer)).encode()
+    for name in FIGURES:
+        if (run.path / name).is_file():
+            members[name] = picture((run.path / name).read_bytes(), str(run.path / name))
     for fold in folds:
         for name, data in _fold_files(fold, scrub):
             members[f"{fold.name}/{name}"] = data

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from registry import output, training, workers
 from registry.cases import group_images
 from registry.classification_dataset import is_classification
+from registry.classifier import CONFIGURATION, PLANS, RECIPE, TRAINER
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
 from registry.files import json_text, read_json
 from registry.runs import FINAL
@@ -23,21 +24,12 @@ if TYPE_CHECKING:
     from registry.training import Planned
     from trainers.catalog import Recipe
 
-NAME = "classification"
-TRAINER, PLANS, CONFIGURATION = "ClassificationTrainer", "ClassificationPlans", "3d"
 DEFAULT_ORIENTATION = "LPI"  # SCT's letters; images are turned to it where dataset.json does not name one
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 CONTRACT = ("name", "modality", "classification_labels", "labels", "image_orientation", "numTraining")
 VALIDATION = "validation.json"
 MEASURES = ("macro_auc", "accuracy", "balanced_accuracy", "brier", "ece")
 PARTS = {"test": "test", "train": "training"}
-
-
-def is_model(folder: Path) -> bool:
-    """Whether a run, or the folder of a released model, is a classifier's."""
-    path = folder / "plans.json"
-    document = read_json(path) if path.is_file() else {}
-    return isinstance(document, dict) and document.get("plans_name") == PLANS
 
 
 def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
@@ -54,14 +46,16 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     name = training.short_digest(json.dumps(counts, sort_keys=True), digest, _splits_text(dataset))
     return training.Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=_contract(document), digest=digest,
-        trainer_file=None, run=repo.runs / f"{NAME}-{name}",
+        trainer_file=None, run=repo.runs / f"{RECIPE}-{name}",
     )  # fmt: skip
 
 
 def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, validation_only: bool) -> dict[str, Any]:
     """Return the worker's job of a training."""
     if gpus > 1:
-        raise MregError(f"--gpus {gpus}: recipe {NAME} trains on one GPU", hint="train the folds side by side: --fold")
+        raise MregError(
+            f"--gpus {gpus}: recipe {RECIPE} trains on one GPU", hint="train the folds side by side: --fold"
+        )
     dataset, document = planned.dataset, planned.dataset_json
     text = _splits_text(dataset)
     return {
@@ -75,7 +69,7 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, v
         "max_minutes": max_minutes,
         "validation_only": validation_only,
         "config": {
-            "recipe": NAME,
+            "recipe": RECIPE,
             "trainer": TRAINER,
             "plans": PLANS,
             "configuration": CONFIGURATION,
@@ -111,7 +105,8 @@ def _read_document(dataset: Path) -> dict[str, Any]:
 def _contract(document: dict[str, Any]) -> dict[str, Any]:
     """Return what of dataset.json travels with the model: no cases, no paths."""
     kept = {key: document[key] for key in CONTRACT if key in document}
-    return {"image_orientation": DEFAULT_ORIENTATION, "numTraining": len(document["training"]), **kept}
+    channels = {"channel_names": document.get("modality", {})}  # the name that all models have for it
+    return {"image_orientation": DEFAULT_ORIENTATION, "numTraining": len(document["training"]), **channels, **kept}
 
 
 def _splits_text(dataset: Path) -> str:
@@ -127,7 +122,7 @@ def predict(
     if out.exists() and not out.is_dir():
         raise ConflictError(f"{out}: a file, not a folder", hint="name a folder for the results: -o DIR")
     answer = workers.call(
-        NAME,
+        RECIPE,
         {
             "kind": "predict",
             "model": str(model),
@@ -192,7 +187,7 @@ def _validation(model: Path) -> dict[str, Any]:
 
 def _judge(model: Path, dataset: Path, split: str, folds: Sequence[str], device: str) -> dict[str, Any]:
     return workers.call(
-        NAME,
+        RECIPE,
         {
             "kind": "evaluate",
             "model": str(model),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry import classification, output, workers
 from registry.cases import Case, group_images, labelled_cases
+from registry.classifier import is_classifier
 from registry.errors import ConflictError, MregError, NotFoundError
 from registry.files import read_json, write_json
 from registry.model_toml import FILE_NAME, Repo, find_repo
@@ -91,7 +92,7 @@ def predict(
     A classifier writes `out`/CASE.json; `mask` is its region of interest, a file or a folder of CASE.nii.gz.
     """
     model = find_target(target, registry)
-    if classification.is_model(model.folder):
+    if is_classifier(model.folder):
         return classification.predict(model.folder, images, out, folds=model.folds(folds), mask=mask, device=device)
     if mask is not None:
         raise MregError(f"--mask {mask}: {model.folder.name} takes no region of interest", hint="leave it out")
@@ -136,7 +137,7 @@ def evaluate(
     """
     model = find_target(target, registry)
     repo = _repo_of(model.run) if model.run else None
-    if classification.is_model(model.folder):
+    if is_classifier(model.folder):
         evaluation = classification.evaluate(
             model.folder, dataset, split=classification.chosen_split(dataset, split), folds=model.folds(), device=device
         )

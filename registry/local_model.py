@@ -13,12 +13,13 @@ from registry.errors import IntegrityError
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME, Manifest
 from registry.manifest import read as read_manifest
+from registry.unpack import TRAINERS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_JSON_BYTES = 4 << 20
-_DATASET_JSON = re.compile(r"([^/]+/)?nnUNetTrainer[^/]*/dataset\.json")
+_DATASET_JSON = re.compile(rf"([^/]+/)?({'|'.join(TRAINERS)})[^/]*/dataset\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,7 @@ def show_archive(path: Path) -> LocalModel:
 def _dataset_json(path: Path) -> dict[str, Any]:
     """Read the dataset.json of the trainer folder in an archive."""
     with zipfile.ZipFile(path) as archive:
-        found = [
-            i for i in archive.infolist() if re.fullmatch(r"([^/]+/)?nnUNetTrainer[^/]*/dataset\.json", i.filename)
-        ]
+        found = [i for i in archive.infolist() if _DATASET_JSON.fullmatch(i.filename)]
         if not found or found[0].file_size > MAX_JSON_BYTES:
             return {}
         try:

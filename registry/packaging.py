@@ -6,8 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import classification, output, smoke, workers
+from registry import output, smoke, workers
 from registry.archive import build
+from registry.classifier import is_classifier
 from registry.demo_data import has_template
 from registry.errors import MregError, NotFoundError
 from registry.files import sha256
@@ -43,8 +44,6 @@ def package(
     `reference` the archive is run on an image where that is possible, and the manifest says what it gave.
     """
     run, repo = _find(run_folder)
-    if classification.is_model(run.path):
-        raise MregError(f"{run.path}: mreg package does not pack classifiers", hint="mreg predict takes the run itself")
     policy = repo.toml.release.tags if repo else "date"
     tag = tag or _default_tag(policy)
     require_tag(tag, policy)
@@ -52,6 +51,7 @@ def package(
         if repo is None:
             raise MregError(f"{run.path}: lies in no model's repo, so there is no dist folder", hint="name one: -o DIR")
         out = repo.dist / tag
+    reference = reference and not is_classifier(run.path)
     with output.stage(f"package {run.path.name}"):
         return build(
             run,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from registry import output
+from registry.classification_dataset import is_classification, label_classes
 from registry.errors import IntegrityError
 from registry.files import read_json
 from registry.labels import output_suffixes
@@ -59,7 +60,7 @@ def describe_model(
             orientation=dataset_json["image_orientation"],
             channels={str(key): str(name) for key, name in dataset_json["channel_names"].items()},
             labels=_labels(dataset_json),
-            sct_suffixes=tuple(output_suffixes(dataset_json)),
+            sct_suffixes=() if is_classification(dataset_json) else tuple(output_suffixes(dataset_json)),
             data=_data(run, dataset_json),
             weights=Weights(parameters=first.parameters, dtype=first.dtype, optimizer="optimizer_state" in first.keys),
             metrics=metrics,
@@ -79,7 +80,9 @@ def _fold(name: str) -> int | str:
 
 
 def _labels(dataset_json: dict[str, Any]) -> dict[str, int | tuple[int, ...]]:
-    """Return every label with its value, or the values of its region, in the order of the file."""
+    """Return every label with its value, or the values of its region or its classes, in the order of the file."""
+    if is_classification(dataset_json):
+        return {name: tuple(range(classes)) for name, classes in label_classes(dataset_json).items()}
     return {
         name: tuple(int(item) for item in value) if isinstance(value, list) else int(value)
         for name, value in dataset_json["labels"].items()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from registry import classification, output, pretraining, workers
+from registry.classifier import RECIPE
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, StoppedError
 from registry.files import json_text, read_json, sha256, write_json
 from registry.model_toml import FILE_NAME, Repo, describe
@@ -50,7 +51,7 @@ class Planned:
 def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
     """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
     recipe = RECIPES[repo.toml.train.recipe]
-    if recipe.name == classification.NAME:
+    if recipe.name == RECIPE:
         return classification.plan(repo, recipe, overrides)
     if recipe.name == pretraining.NAME:
         return pretraining.plan(repo, recipe, overrides)
@@ -83,11 +84,9 @@ def train(
     signal or `max_minutes` ended it before its time, with everything saved.
     """
     planned = plan(repo, overrides)
-    is_classifier = planned.recipe.name == classification.NAME
+    is_classifier = planned.recipe.name == RECIPE
     if validation_only and not is_classifier:
-        raise MregError(
-            f"--validation-only is for recipe {classification.NAME}", hint="mreg evaluate RUN DATASET --split val"
-        )
+        raise MregError(f"--validation-only is for recipe {RECIPE}", hint="mreg evaluate RUN DATASET --split val")
     verify_once(planned.dataset, _cache(repo, planned))
     if restart:
         set_aside(planned.run)
@@ -115,7 +114,7 @@ def _cache(repo: Repo, planned: Planned) -> Path:
     """Return the folder of what is computed from the data before a training."""
     if planned.recipe.name == pretraining.NAME:
         return pretraining.cache(repo, planned)
-    shapes = () if planned.recipe.name == classification.NAME else (*_versions(), planned.settings["planner"])
+    shapes = () if planned.recipe.name == RECIPE else (*_versions(), planned.settings["planner"])
     return repo.data / "preprocessed" / f"{planned.dataset.name}-{short_digest(planned.digest, *shapes)}"
 
 

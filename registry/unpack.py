@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from registry import classifier
 from registry.errors import ConflictError, IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ MAX_MEMBERS = 10_000
 MAX_RATIO = 50
 HARMLESS_BYTES = 256 << 20
 TRAINER = "nnUNetTrainer"
+TRAINERS = (TRAINER, classifier.TRAINER)  # what folders of models begin with; SCT knows the first one only
 _ENCRYPTED = 0x1
 # Whatever zipfile lets through when a directory or a member is damaged; an OSError may be the disk's, too.
 _DAMAGE = (
@@ -112,12 +114,12 @@ def model_folder(folder: Path) -> Path:
     A single top folder is passed through (macOS's `__MACOSX` does not count), then exactly one name at the top may
     start with nnUNetTrainer. The trainer folder itself may be given as well. Raises `NotFoundError`.
     """
-    if folder.name.startswith(TRAINER) and (folder / "dataset.json").is_file():
+    if folder.name.startswith(TRAINERS) and (folder / "dataset.json").is_file():
         return folder
     top = [path for path in folder.iterdir() if path.name != "__MACOSX"]
-    if len(top) == 1 and top[0].is_dir() and TRAINER not in top[0].name:
+    if len(top) == 1 and top[0].is_dir() and not any(trainer in top[0].name for trainer in TRAINERS):
         folder = top[0]
-    found = sorted(folder.glob(f"{TRAINER}*"))
+    found = sorted(path for path in folder.iterdir() if path.name.startswith(TRAINERS))
     if len(found) == 1 and found[0].is_dir():
         return found[0]
     what = f"{len(found)} names that start with" if found else "no folder"

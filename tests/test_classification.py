@@ -167,10 +167,10 @@ def test_files_that_are_not_what_the_model_takes_are_refused(trained, task, tmp_
         prediction.predict(str(model), images, mask)
 
 
-def test_a_checkpoint_is_inert_and_says_what_its_net_is_made_of(trained):
+def test_a_checkpoint_is_inert_and_the_plan_says_what_its_net_is_made_of(trained):
     state = torch.load(trained / "fold_0" / "checkpoint_final.pth", weights_only=True)
-    assert state["init_args"]["width"] == 0.125
-    assert state["init_args"]["norm"] == "batch"
+    plan = read_json(trained / "plans.json")
+    assert plan["net"] == {"width": 0.125, "norm": "batch", "pool": "global", "dropout": 0.0}
     net = Classifier.load(trained, ["0"]).nets["0"]
     weights = dict(net.named_parameters())
     assert all(torch.equal(weights[name], state["network_weights"][name]) for name in weights)

@@ -116,6 +116,31 @@ def test_it_is_judged_on_test_cases_and_on_those_held_out(repo, run):
     assert [row[0] for row in rows[1:]] == ["Contrast"] * 2 + ["Height"] * 4
 
 
+def test_it_is_packed_checked_and_asked_as_an_archive(repo, run, tmp_path):
+    from registry.checks import check
+    from registry.packaging import package
+    from registry.unpack import model_folder, unpack_safely
+    from trainers.classification.predict import predict
+
+    assert [finding for finding in check(run).findings if finding.level == "error"] == []
+    made = package(run, tag="r20260131", out=tmp_path / "dist")
+    again = package(run, tag="r20260131", out=tmp_path / "dist")
+    assert (made.created, again.created, made.sha256) == (True, False, again.sha256)
+    assert [finding for finding in check(made.archive).findings if finding.level == "error"] == []
+    manifest = json.loads(made.manifest.read_text())["models"][0]
+    assert manifest["labels"] == {"Contrast": [0, 1], "Height": [0, 1, 2]}
+    assert manifest["recipe"] == "classification"
+    members = {member["path"].partition("/")[2] for member in manifest["members"]}
+    assert members == {"dataset.json", "plans.json", "roc.png", "reliability.png"} | {
+        f"fold_{fold}/{name}" for fold in range(2) for name in ("checkpoint_final.pth", "progress.png")
+    }
+    unpack_safely(made.archive, tmp_path / "unpacked")
+    folder = model_folder(tmp_path / "unpacked")
+    image, mask = files(repo)
+    assert predict(str(folder), [str(image)], str(mask)) == predict(str(run), [str(image)], str(mask))
+    assert "brain_piece" not in "".join(path.read_text() for path in folder.glob("*.json"))
+
+
 def test_data_with_errors_are_not_trained_on(repo, tmp_path):
     copied = shutil.copytree(repo, tmp_path / MODEL, ignore=shutil.ignore_patterns("runs", "preprocessed"))
     edit(copied / "data" / "raw" / NAME, numTraining=3)

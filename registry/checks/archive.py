@@ -17,7 +17,7 @@ from registry.errors import IntegrityError, MregError
 from registry.manifest import MANIFEST_NAME, Manifest
 from registry.manifest import read as read_manifest
 from registry.tree import ZipTree
-from registry.unpack import safe_members, safe_name
+from registry.unpack import TRAINER, TRAINERS, safe_members, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from registry.weights import Probe
 
 Draft = tuple[str, str, str]
-TRAINER = "nnUNetTrainer"
 LARGEST_ASSET = (1 << 31) - 1  # bytes, GitHub's limit
 UNSAFE = "do not unpack it; tell the people who published it"
 STRAY = "leave it out; mreg package takes the model's files only"
@@ -54,7 +53,7 @@ class Archive:
             return ""
         (name,) = top
         is_folder = all("/" in path for path in paths if path.partition("/")[0] == name)
-        return f"{name}/" if is_folder and TRAINER not in name else ""
+        return f"{name}/" if is_folder and not any(trainer in name for trainer in TRAINERS) else ""
 
     @cached_property
     def trainers(self) -> dict[str, bool]:
@@ -63,7 +62,7 @@ class Archive:
         for info in self.tree.zip.infolist():
             if info.filename.startswith(self.wrapper):
                 name, slash, _ = info.filename.removeprefix(self.wrapper).partition("/")
-                if name.startswith(TRAINER):
+                if name.startswith(TRAINERS):
                     found[name] = found.get(name, False) or bool(slash)
         return found
 

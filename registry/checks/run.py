@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from registry.checks import at_hand, model, privacy
 from registry.checks.rules import Draft, line_of, read_object, rule
+from registry.classifier import is_classifier
 from registry.errors import MregError
 from registry.runs import Run, read_run
 from registry.tree import DiskTree
@@ -82,7 +83,9 @@ def findings(path: Path) -> Iterator[Finding]:
         yield from privacy.findings(tree)
         return
     files = RunFiles(path, tree)
-    for entry in (*RULES, *at_hand.RUN_RULES):
+    # A classifier's images are turned to its orientation, whatever theirs is.
+    at_hands = [] if is_classifier(path) else at_hand.RUN_RULES
+    for entry in (*RULES, *at_hands):
         yield from entry.run(files)
     folder, name = (files.run.trainer_folder, str(files.run.config["repo"])) if isinstance(files.run, Run) else ("", "")
     yield from model.findings(model.ModelFiles(tree, "", folder, released=False), name)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from trainers.classification.config import ClassificationSettings
 from trainers.classification.plan import Plan, read_plan
 from trainers.classification.preprocess import load_case
 from trainers.classification.task import network, with_mask
@@ -25,15 +24,14 @@ if TYPE_CHECKING:
 
 TRAINER, CONFIGURATION = "ClassificationTrainer", "3d"
 Probabilities = tuple[tuple[float, ...], ...]  # by label, by class; each label's sum to 1
-NET_SETTINGS = ("width", "norm", "pool", "dropout")
 
 
-def save_final(path: Path, module: nn.Module, settings: ClassificationSettings) -> None:
-    """Write the checkpoint that a release ships: weights, and what the net is made of."""
+def save_final(path: Path, module: nn.Module) -> None:
+    """Write the checkpoint that a release ships: the weights; the plan says what the net is made of."""
     state = {
         "network_weights": {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()},
         "trainer_name": TRAINER,
-        "init_args": {"configuration": CONFIGURATION, **{key: getattr(settings, key) for key in NET_SETTINGS}},
+        "init_args": {"configuration": CONFIGURATION},
         "inference_allowed_mirroring_axes": None,
     }
     checkpoints.save_state(path, state)
@@ -45,8 +43,7 @@ def load_net(path: Path, plan: Plan, device: torch.device) -> nn.Module:
         raise TrainingError(f"{path}: no such file", hint="train to the end: mreg train")
     state = checkpoints.load_state(path, torch.device("cpu"))
     try:
-        about: dict[str, Any] = {key: state["init_args"][key] for key in NET_SETTINGS}
-        net = network(plan, ClassificationSettings.model_validate(about))
+        net = network(plan)
         net.load_state_dict(state["network_weights"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]

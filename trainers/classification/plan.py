@@ -64,6 +64,15 @@ class Normalisation(Part):
     high: float = 0.0
 
 
+class PlannedNet(Part):
+    """What the net is made of; the settings of the same names."""
+
+    width: float = 1.0
+    norm: Literal["batch", "group"] = "batch"
+    pool: Literal["global", "video"] = "global"
+    dropout: float = 0.0
+
+
 class Plan(Part):
     """Everything that a case needs to become what the network sees."""
 
@@ -79,6 +88,7 @@ class Plan(Part):
     image_size: Size  # voxels, in planned axes
     batch_size: int
     normalisation: tuple[Normalisation, ...]
+    net: PlannedNet
     versions: dict[str, str]
 
     @property
@@ -143,8 +153,15 @@ def make_plan(dataset: Dataset, cases: Sequence[CaseFacts], settings: Classifica
         image_size=size,
         batch_size=settings.batch_size or planned_batch(math.prod(size), settings.memory_gib, len(cases)),
         normalisation=tuple(_normalisation(number, name, cases) for number, name in enumerate(dataset.channels)),
+        net=planned_net(settings),
         versions={package: metadata.version(package) for package in PACKAGES},
     )
+
+
+def planned_net(settings: ClassificationSettings) -> PlannedNet:
+    """Return the net that the settings ask for."""
+    said = {key: getattr(settings.resolved(), key) for key in PlannedNet.model_fields}
+    return PlannedNet.model_validate(said)
 
 
 def target_spacing(spacings: NDArray[np.float64], shapes: NDArray[np.int64]) -> NDArray[np.float64]:

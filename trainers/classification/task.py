@@ -46,16 +46,16 @@ class Batch:
     totals: tuple[float, ...]  # by label: sum of the class weights of the whole batch, a process
 
 
-def network(plan: Plan, settings: ClassificationSettings) -> I3D:
-    """Return the untrained net of a plan; `settings` are resolved."""
+def network(plan: Plan) -> I3D:
+    """Return the untrained net of a plan."""
     return I3D(
         I3DConfig(
             channels=len(plan.channels) + 1,
             classes=plan.classes,
-            width=settings.width,
-            norm=settings.norm or "batch",
-            pool=settings.pool or "global",
-            dropout=settings.dropout,
+            width=plan.net.width,
+            norm=plan.net.norm,
+            pool=plan.net.pool,
+            dropout=plan.net.dropout,
         )
     )
 
@@ -109,7 +109,7 @@ class ClassificationTask:
     ) -> None:
         self.plan, self.settings, self.device, self.ranks = plan, settings, device, ranks or Ranks()
         self.training, self.validation = training, validation
-        self.module: nn.Module = network(plan, settings)
+        self.module: nn.Module = network(plan)
         self._memory = Memory(store)
         self._augmentation = augmentation(plan, settings) if settings.augment else None
         self.weights = class_weights(training, plan.classes) if settings.class_weights else None

@@ -16,7 +16,7 @@ from trainers.classification.config import ClassificationSettings
 from trainers.classification.dataset import read_dataset
 from trainers.classification.folds import ALL, cases_of, make_splits
 from trainers.classification.network import Classifier, probabilities, save_final
-from trainers.classification.plan import Plan, read_plan
+from trainers.classification.plan import Plan, planned_net, read_plan
 from trainers.classification.preprocess import load, plan_dataset, preprocess_dataset
 from trainers.classification.task import ClassificationTask
 from trainers.classification.validation import Judged, judged_cases, report
@@ -95,7 +95,7 @@ def prepare(dataset: Dataset, cache: Path, settings: ClassificationSettings, pro
     if not (folder / "plans.json").is_file():
         plan = plan_dataset(dataset, settings, threads, progress)
         write_json(folder / "plans.json", plan.model_dump(mode="json"))
-    plan = read_plan(folder)
+    plan = read_plan(folder).model_copy(update={"net": planned_net(settings)})  # which no case depends on
     size, spacing = (" x ".join(f"{n:.3g}" for n in values) for values in (plan.image_size, plan.spacing))
     progress.say(f"plan: {size} voxels of {spacing} mm, {plan.batch_size} cases a step")
     preprocess_dataset(dataset, plan, folder, threads, progress)
@@ -124,7 +124,7 @@ def train_fold(
     if outcome.stopped:
         return outcome.stopped
     if loop.ranks.first:
-        save_final(folder / checkpoints.FINAL, loop.weights, settings)
+        save_final(folder / checkpoints.FINAL, loop.weights)
         for name in (checkpoints.LATEST, checkpoints.PREVIOUS):
             (folder / name).unlink(missing_ok=True)
     return ""
