@@ -160,7 +160,9 @@ def with_labels(model: Path, dataset: Path, entries: list[dict[str, Any]]) -> li
     settings = read_json(model / "plans.json")["settings"]
     labels = read_json(dataset / "dataset.json")["labels"]
     values = {
-        key: _values(labels[settings[f"{key}_label"]]) for key in ("lesion", "cord") if settings[f"{key}_label"] in labels
+        key: _values(labels[settings[f"{key}_label"]])
+        for key in ("lesion", "cord")
+        if settings[f"{key}_label"] in labels
     }
     return [{**entry, **{f"{key}_values": value for key, value in values.items()}} for entry in entries]
 
