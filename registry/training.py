@@ -46,6 +46,7 @@ class Planned:
     digest: str  # of the dataset
     trainer_file: Path | None
     run: Path
+    pretrained: Path | None = None  # checkpoint to start from
 
 
 def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
@@ -58,13 +59,14 @@ def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
     settings = resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
     dataset_json = _read_dataset_json(dataset)
+    pretrained = pretraining.start_from(repo, settings)
     trainer_file = _trainer_file(repo, settings["trainer"])
     _keep_contract(repo, dataset_json)
     with output.stage("hash the dataset"):
         digest = dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
     return Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=dataset_json, digest=digest,
-        trainer_file=trainer_file, run=repo.runs / _run_name(settings, digest, trainer_file),
+        trainer_file=trainer_file, run=repo.runs / _run_name(settings, digest, trainer_file), pretrained=pretrained,
     )  # fmt: skip
 
 
@@ -131,6 +133,7 @@ def _job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) 
         "settings": settings,
         "splits": _splits(dataset),
         "trainer_file": str(planned.trainer_file) if planned.trainer_file else None,
+        "pretrained": str(planned.pretrained) if planned.pretrained else None,
         "gpus": gpus,
         "max_minutes": max_minutes,
         "config": {

@@ -22,6 +22,14 @@ from registry.commands._options import json_option
     default="local",
     help="Train here, or in a Slurm job that is queued again until the training is done.",
 )
+@click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="RUN|FILE",
+    help="Start from a pre-trained encoder: a run of recipe pretrain, or a checkpoint of it or of nnssl.",
+)
+@click.option("--from-scratch", is_flag=True, help="With --from: the same training without the pre-trained weights.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of [train].")
 @click.option("--max-time", "max_minutes", type=float, metavar="MINUTES", help="Stop then; the same command goes on.")
 @click.option("--restart", is_flag=True, help="Start anew; the earlier run is kept under another name.")
@@ -33,6 +41,8 @@ def command(
     device: str | None,
     gpus: int,
     launcher: str,
+    start: Path | None,
+    from_scratch: bool,
     max_minutes: float | None,
     assignments: tuple[str, ...],
     restart: bool,
@@ -50,6 +60,7 @@ def command(
       mreg train                                   in a model's repo, as model.toml says
       mreg train --fold 0 --fold 1 --device cuda
       mreg train --set configuration=2d --set epochs=100
+      mreg train --from ../model_pretrain_sc/runs/pretrain-mae-resenc-1a2b3c4d
       mreg train --max-time 230                    in a job that may take four hours
       mreg train --launcher slurm --set slurm.partition=gpu --set slurm.time=08:00:00
     """
@@ -61,6 +72,10 @@ def command(
         overrides["folds"] = [int(fold) if fold.isdigit() else fold for fold in folds]
     if device:
         overrides["device"] = device
+    if start:
+        overrides["start_from"] = str(start.resolve())
+    if from_scratch:
+        overrides["from_scratch"] = True
     wanted = {key.removeprefix("slurm."): overrides.pop(key) for key in list(overrides) if key.startswith("slurm.")}
     if launcher == "slurm":
         _submit(

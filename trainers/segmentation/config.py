@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLANNERS = {
     "default": "ExperimentPlanner",
@@ -54,6 +54,14 @@ class SegmentationSettings(BaseModel):
         None, min_length=3, description="channels of each resolution stage (at least 3), for nets smaller than planned"
     )
     initial_lr: Annotated[float, Field(gt=0)] | None = Field(None, description="initial learning rate (nnU-Net: 0.01)")
+    start_from: str | None = Field(
+        None, description="pre-trained encoder to start from: a run of recipe pretrain, or a checkpoint; --from sets it"
+    )
+    fine_tuning: Literal["warmup", "sawtooth", "frozen", "default"] = Field(
+        "warmup",
+        description="with start_from: rates rise first; sawtooth: the decoder alone first; frozen: never the encoder",
+    )
+    from_scratch: bool = Field(False, description="with start_from: the same training without the pre-trained weights")
     seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes the best")
     workers: Annotated[int, Field(ge=0)] | None = Field(
@@ -67,3 +75,9 @@ class SegmentationSettings(BaseModel):
         5.0, description="longest stretch of training that a kill may cost; 0 saves after every epoch"
     )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="services that show the numbers too")
+
+    @model_validator(mode="after")
+    def _an_encoder_sets_the_network(self) -> Self:
+        if self.start_from and (self.configuration == "2d" or self.features is not None):
+            raise ValueError("start_from sets the network: configuration 2d and features do not go with it")
+        return self

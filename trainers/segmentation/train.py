@@ -32,7 +32,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a training job; return the folds that were trained now and those that were done before.
 
     Job keys: dataset, run, cache, log (folders and a file), settings, splits, config (what the run's config.json
-    says), trainer_file (or null), gpus.
+    says), trainer_file (or null), gpus, pretrained (a checkpoint, or null).
     """
     settings = SegmentationSettings.model_validate(job["settings"])
     run_folder = Path(job["run"])
@@ -60,8 +60,9 @@ def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path
         raise TrainingError("device 'cuda' was asked for and there is none", hint="--device cpu, or mend the driver")
     torch.set_num_threads(cpu_count() if device.type == "cpu" else 1)
     progress.say(f"device: {device} ({torch.get_num_threads()} threads, {workers} loader threads)")
+    beginning = _beginning(job, settings)
     prepared = prepare(Path(job["dataset"]), Path(job["cache"]), settings, cpu_count(), progress)
-    write_json(run_folder / "plans.json", prepared.plans)
+    write_json(run_folder / "plans.json", beginning.plans(prepared.plans) if beginning else prepared.plans)
     write_json(run_folder / "splits_final.json", job["splits"])
     write_json(run_folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
     # config.json comes last: with it the folder is a run
@@ -100,7 +101,7 @@ def _train_fold(
         run=Path(job["run"]), fold=fold, splits=job["splits"], seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_minutes * 60, progress=progress,
         precision=settings.precision, threads=int(os.environ["nnUNet_n_proc_DA"]), trackers=settings.trackers,
-        stopping=stopping,
+        stopping=stopping, beginning=_beginning(job, settings),
     )  # fmt: skip
     if fold != "all" and int(fold) >= len(place.splits):
         raise TrainingError(
@@ -128,6 +129,21 @@ def _train_fold(
             f"fold {fold}: {device} has not enough memory for batch size {trainer.batch_size}",
             hint="--set batch_size=… or --set patch_size=… smaller, or another planner; nothing is lost",
         ) from error
+
+
+def _beginning(job: dict[str, Any], settings: SegmentationSettings) -> Any:
+    """Return the pre-trained encoder that the job names (`pretrained`, a file), None where it names none."""
+    if not job.get("pretrained"):
+        return None
+    from trainers.segmentation.pretrained import Beginning
+
+    beginning = Beginning.of(Path(job["pretrained"]), settings)
+    if job["gpus"] > 1 and settings.fine_tuning in {"sawtooth", "frozen"} and not settings.from_scratch:
+        raise TrainingError(
+            f"fine_tuning = {settings.fine_tuning!r} on {job['gpus']} GPUs: that needs every gradient",
+            hint='one GPU, or fine_tuning = "warmup"',
+        )
+    return beginning
 
 
 def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, device: torch.device) -> Any:

@@ -30,6 +30,7 @@ from trainers.core.estimate import Estimate
 from trainers.core.stopping import Stopped, Stopping
 from trainers.data.loader import PatchLoader
 from trainers.segmentation.data_path import UnknownTransformError, loaders
+from trainers.segmentation.pretrained import plain
 from trainers.segmentation.validation import validate
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from trainers.core.progress import Progress
+    from trainers.segmentation.pretrained import Beginning
 
 STEPS = "mreg_steps"  # key of nnU-Net's log for the losses of an unfinished epoch
 FLAT = 2  # axes of a flat patch
@@ -57,6 +59,7 @@ class Place:
     trackers: tuple[str, ...] = ()
     stopping: Stopping | None = None
     threads: int = 0  # that read patches ahead
+    beginning: Beginning | None = None  # a pre-trained encoder
 
     @property
     def folder(self) -> Path:
@@ -125,13 +128,24 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
 
     def initialize(self) -> None:
         """Build the network and lay it out in memory as its precision likes it."""
+        if self.place.beginning:
+            self.enable_deep_supervision = False  # as the benchmark fine-tunes
         super().initialize()
+        if self.place.beginning:
+            self.place.beginning.start(plain(self.network), self.place.folder, self.place.progress)
         self._outputs = []  # not in a constructor: nnU-Net reads the constructor's arguments from its own frame
         self._bf16 = self.place.precision == "bf16" or (self.place.precision == "auto" and bf16_here(self.device))
         if self._bf16 and self.device.type == "cpu":
             # oneDNN's bfloat16 convolutions want the channels last: 2.2 times the speed of float32, 1.5 without.
             flat = len(self.configuration_manager.patch_size) == FLAT
             self.network.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """Return the trainer class's own, with the rates of a fine-tuning where it starts from an encoder."""
+        optimiser, rates = super().configure_optimizers()
+        if self.place.beginning:
+            rates = self.place.beginning.rates(optimiser, plain(self.network), self.num_epochs)
+        return optimiser, rates
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return our loaders, or nnU-Net's where the trainer class loads or transforms in a way of its own."""

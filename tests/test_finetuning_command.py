@@ -1,0 +1,98 @@
+"""mreg train --from: nnU-Net starts from a pre-trained encoder, and from scratch with the same settings."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command import run_mreg
+from test_finetuning import checkpoint
+
+DATASET = "Dataset501_SpinalCordT2w"
+MODEL = "model_seg_sc_t2"
+MODEL_TOML = f"""\
+[model]
+name = "{MODEL}"
+
+[data]
+dataset = "data/raw/{DATASET}"
+
+[train]
+configuration = "3d_fullres"
+patch_size = [16, 16, 16]
+epochs = 2
+iterations = 2
+val_iterations = 1
+batch_size = 2
+checkpoint_minutes = 0
+device = "cpu"
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(test_data, tmp_path_factory):
+    """Return a repo with three subjects' images."""
+    root = tmp_path_factory.mktemp("finetuned") / MODEL
+    source, target = test_data / "nnUNet_raw" / DATASET, root / "data" / "raw" / DATASET
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (source / "labelsTr").glob("*.nii.gz"))[::3]
+    for folder, tail in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (target / folder).mkdir(parents=True)
+        for case in cases:
+            shutil.copyfile(source / folder / f"{case}{tail}", target / folder / f"{case}{tail}")
+    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(cases)}
+    (target / "dataset.json").write_text(json.dumps(document))
+    (target / "splits_final.json").write_text(json.dumps([{"train": cases[1:], "val": cases[:1]}]))
+    (root / "model.toml").write_text(MODEL_TOML)
+    return root
+
+
+def trained(repo: Path, *flags: str) -> tuple[dict, dict, Path]:
+    done = run_mreg("train", "--json", *flags, cwd=repo)
+    assert done.returncode == 0, done.stderr
+    run = Path(json.loads(done.stdout)["run"])
+    state = torch.load(run / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    return state["network_weights"], json.loads((run / "config.json").read_text()), run
+
+
+@pytest.mark.long
+def test_a_frozen_encoder_stays_and_a_network_from_scratch_is_alike_but_for_the_weights(repo, tmp_path) -> None:
+    file = checkpoint(tmp_path, "resenc")
+    pretrained = torch.load(file, weights_only=True)["network_weights"]
+    weights, config, run = trained(repo, "--from", str(file), "--set", "fine_tuning=frozen")
+    report = json.loads((run / "fold_0" / "pretrained.json").read_text())
+    assert len(report["used"]) > 20
+    assert all(torch.equal(weights[key], pretrained[key]) for key in report["used"])
+    assert len(config["settings"]["start_from"]) == 64
+    assert str(tmp_path) not in json.dumps(config)
+    plan = json.loads((run / "plans.json").read_text())["configurations"]["3d_fullres"]
+    assert plan["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8, 8]
+    assert plan["patch_size"] == [16, 16, 16]
+    scratch, _, other = trained(repo, "--from", str(file), "--from-scratch")
+    assert other != run
+    assert {key: value.shape for key, value in scratch.items()} == {key: v.shape for key, v in weights.items()}
+    assert not any(torch.equal(scratch[key], pretrained[key]) for key in report["used"] if key.endswith("conv.weight"))
+    rates = [
+        json.loads(line)["learning_rate"] for line in (other / "fold_0" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert rates == pytest.approx([1e-2, 1e-2 * 0.5**0.9])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--from-scratch",), "from_scratch is for start_from"),
+        (("--from", "data"), "no pre-trained encoder"),
+        (("--set", "start_from=nowhere.pth"), "nowhere.pth: no pre-trained encoder"),
+        (("--from", "PRIMUS"), "this is a Primus"),
+        (("--from", "RESENC", "--set", "patch_size=[18,16,16]"), "divisible by 4"),
+        (("--from", "RESENC", "--set", "configuration=2d"), "do not go with it"),
+        (("--from", "model.toml"), "damaged"),
+    ],
+)
+def test_what_cannot_be_fine_tuned_is_told(repo, tmp_path, flags, message) -> None:
+    made = {name: str(checkpoint(tmp_path, name.lower())) for name in ("PRIMUS", "RESENC") if name in flags}
+    done = run_mreg("train", *(made.get(flag, flag) for flag in flags), cwd=repo)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
