@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from command import COMMAND, run_mreg
+
+from trainers.core import job
 
 FULL_DISK = """\
 import errno
@@ -90,3 +93,19 @@ def test_a_full_disk_is_said_and_the_training_goes_on_from_the_checkpoint_before
     assert done.returncode == 0, done.stderr
     assert "continues at epoch 2 of 3" in done.stderr
     assert len(losses(the_run(repo))) == 3
+
+
+def test_whatever_file_finds_the_disk_full_the_job_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_end_in_order", lambda: None)
+    path, result = tmp_path / "job.json", tmp_path / "result.json"
+    path.write_text(json.dumps({"result": str(result)}))
+
+    def work(_: dict) -> dict:
+        raise OSError(code, os.strerror(code), "metrics.jsonl")
+
+    code = errno.ENOSPC
+    assert job.run_job(path, work) == 1
+    assert json.loads(result.read_text())["error"] == "metrics.jsonl: the disk is full"
+    code = errno.EIO
+    with pytest.raises(OSError, match="metrics"):
+        job.run_job(path, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import signal
 import sys
@@ -27,6 +28,13 @@ def run_job(path: Path, work: Callable[[dict[str, Any]], dict[str, Any]]) -> int
         answer = work(job)
     except TrainingError as error:
         write_json(result, {"ok": False, "error": error.message, "hint": error.hint})
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "make room and run the same command again: it goes on from the last checkpoint"
+        write_json(result, {"ok": False, "error": f"{where}the disk is full", "hint": hint})
         return 1
     write_json(result, {"ok": True, **answer})
     return 0
