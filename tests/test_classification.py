@@ -15,6 +15,7 @@ from classification_task import CPU, SETTINGS, train
 from fixtures_classification import edit, edit_case, write_task
 from torch.nn import functional
 
+from trainers.classification import figures
 from trainers.classification import predict as prediction
 from trainers.classification import train as training
 from trainers.classification.config import ClassificationSettings
@@ -259,6 +260,18 @@ def test_figures_equal_those_by_hand(trained):
     assert none["accuracy"] is none["brier"] is none["macro_auc"] is None
     three = calibration(np.array([0, 2]), np.array([[1.0, 0, 0], [0, 0.5, 0.5]]))
     assert three["brier"] == pytest.approx(0.25)
+
+
+def test_figures_are_drawn_whatever_the_classes_are_called(trained, tmp_path):
+    plan = Classifier.load(trained, ["0"]).plan.model_copy(
+        update={"labels": tuple(PlannedLabel(name=f"label {n}", values=("no", "a class of " * 9)) for n in range(3))}
+    )
+    cases = [
+        Judged(name=f"c{n}", fold=0, group=f"c{n}", targets=(n % 2, None, 1), probabilities=((0.4, 0.6),) * 3)
+        for n in range(4)
+    ]
+    figures.draw(tmp_path, plan, cases, report(plan, cases, seed=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"roc.png", "reliability.png"}
 
 
 def test_folds_keep_classes_even_and_groups_together(task, tmp_path):

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 ROC, RELIABILITY = "roc.png", "reliability.png"
 PANEL = 3.6  # inches
+PLACE = (0.17, 0.14, 0.8, 0.78)  # of the axes in a panel
 
 
 def draw(folder: Path, plan: Plan, cases: Sequence[Judged], document: dict[str, Any]) -> None:
     """Draw both figures of a document's cases into a folder."""
     for name, panel in ((ROC, _roc), (RELIABILITY, _reliability)):
-        figure = Figure(figsize=(PANEL * len(plan.labels), PANEL), layout="constrained")
+        figure = Figure(figsize=(PANEL * len(plan.labels), PANEL))
         for number, label in enumerate(plan.labels):
-            axes = figure.add_subplot(1, len(plan.labels), number + 1, aspect="equal")
+            # Fixed places: a layout that makes room for long legends can leave none for the axes.
+            left, bottom, width, height = PLACE
+            axes = figure.add_axes(((number + left) / len(plan.labels), bottom, width / len(plan.labels), height))
             known = [case for case in cases if case.targets[number] is not None]
             targets = np.array([case.targets[number] for case in known], dtype=np.int64)
             found = np.array([case.probabilities[number] for case in known], dtype=np.float64)
