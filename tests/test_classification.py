@@ -309,6 +309,10 @@ def test_labels_that_know_sides_are_not_mirrored_left_to_right(trained):
     settings = ClassificationSettings().resolved()
     assert augmentation(thick, settings).flat
     assert not augmentation(plan, settings).flat
+    assert augmentation(plan, settings).p_elastic == 0
+    baseline = ClassificationSettings(profile="auc23").resolved()
+    assert augmentation(plan, baseline).p_elastic == 0.2
+    assert augmentation(thick, baseline).p_elastic == 0
 
 
 def test_the_mask_channel_is_a_share_of_its_classes():

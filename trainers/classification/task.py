@@ -79,7 +79,7 @@ def mirror_axes(plan: Plan, wanted: Sequence[str] | None) -> tuple[int, ...]:
 
 
 def augmentation(plan: Plan, settings: ClassificationSettings) -> Augmentation:
-    """Return what happens to training images: nnU-Net v1's default for 3D, without its elastic deformation."""
+    """Return what happens to training images: nnU-Net v1's default for 3D, elastic in profile auc23 only."""
     size = plan.image_size
     flat = max(size) / size[0] > FLAT
     turn = FLAT_TURN if flat else TURN
@@ -88,6 +88,7 @@ def augmentation(plan: Plan, settings: ClassificationSettings) -> Augmentation:
         flat=flat,
         rotation=(-turn, turn),
         scaling=(0.85, 1.25),
+        p_elastic=0.2 if settings.profile == "auc23" and not flat else 0.0,
         mirror=mirror_axes(plan, settings.mirror),
         masked=tuple(range(len(plan.channels))) if plan.mask_outside_roi else (),
     )
