@@ -44,6 +44,11 @@ def package(
     `reference` the archive is run on an image where that is possible, and the manifest says what it gave.
     """
     run, repo = _find(run_folder)
+    if run.config.get("recipe") == "pretrain":
+        raise MregError(
+            f"{run.path}: a pre-trained encoder, which is not packed: no program predicts with it",
+            hint=f"mreg train --from {run.path} starts from it",
+        )
     policy = repo.toml.release.tags if repo else "date"
     tag = tag or _default_tag(policy)
     require_tag(tag, policy)

@@ -56,6 +56,9 @@ def test_an_encoder_is_trained_and_the_same_command_finds_it(repo):
     assert config["dataset"]["modalities"] == sorted(config["dataset"]["modalities"])
     assert "sub-" not in json.dumps(config)
     assert load(run / "fold_all" / "checkpoint_final.pth").trainer_name == "mreg_mae_primus"
+    packed = run_mreg("package", cwd=repo)
+    assert packed.returncode == 1
+    assert "a pre-trained encoder, which is not packed" in packed.stderr
     again = run_mreg("train", "--json", cwd=repo)
     assert json.loads(again.stdout)["done_before"] == ["all"], again.stderr
 
