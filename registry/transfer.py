@@ -5,25 +5,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import queue
 import shutil
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Self
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO
 
 from registry import output
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import atomic_write, sha256
+from registry.hashing import Buffers, HashThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from io import FileIO
     from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
-PIECE_BYTES = 1 << 20  # of a download; a kill costs the piece that is not in the file yet
-PIECES = 4
-WRITE_BYTES = 1 << 14  # large writes make ext4 look for large pages, which takes longer than many small writes
+FLUSH_BYTES = 32 << 20  # so much at a time is sent to the disk while more comes in
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try that brings no byte
 
 
@@ -138,7 +137,7 @@ def _complete(source: Source, part: Path) -> str:
     if source.size is not None:
         _require_space(part, source.size - have)
     idle = 0
-    with output.byte_progress(source.label, source.size or 0) as progress, part.open("ab") as file:
+    with output.byte_progress(source.label, source.size or 0) as progress, part.open("ab", buffering=0) as file:
         progress(have)
         while True:
             before = have
@@ -161,59 +160,36 @@ def _complete(source: Source, part: Path) -> str:
     return digest.hexdigest()
 
 
-def _append(source: Source, have: int, file: BinaryIO, digest: hashlib._Hash, progress: Callable[[int], None]) -> int:
+def _append(source: Source, have: int, file: FileIO, digest: hashlib._Hash, progress: Callable[[int], None]) -> int:
     """Read to the end from offset `have`; return the number of bytes in the file."""
     if have == source.size:
         return have
-    with source.open(have) as stream, _Hasher(digest) as hasher:
-        while count := stream.readinto(buffer := hasher.buffer()):  # type: ignore[attr-defined]
-            with memoryview(buffer) as view:
-                cuts = range(0, count, WRITE_BYTES)
-                file.writelines(view[cut : min(cut + WRITE_BYTES, count)] for cut in cuts)
-            file.flush()  # at once, so that a kill loses little
-            hasher.put(buffer, count)
+    flushed, buffers = have, Buffers()
+    with source.open(have) as stream, HashThread(digest) as hashing:
+        while count := stream.readinto(buffer := buffers.take()):  # type: ignore[attr-defined]
+            piece = memoryview(buffer)[:count]
+            _write(file, piece)  # at once, so that a kill loses little
+            hashing.put(piece, partial(buffers.give_back, buffer))
             have += count
             progress(count)
             if source.size is not None and have > source.size:
                 break
+            if have - flushed >= FLUSH_BYTES:
+                _start_flush(file, flushed, have - flushed)
+                flushed = have
     return have
 
 
-class _Hasher:
-    """Hashes what is in the file in a thread of its own, while the next bytes come in; done with all at the end.
+def _write(file: FileIO, piece: memoryview) -> None:
+    done = 0
+    while done < len(piece):
+        done += file.write(piece[done:]) or 0
 
-    The few buffers go round: memory that is new for each piece costs more time than the copying.
-    """
 
-    def __init__(self, digest: hashlib._Hash) -> None:
-        self._digest = digest
-        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        self._full: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
-        for _ in range(PIECES):
-            self._free.put(bytearray(PIECE_BYTES))
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def buffer(self) -> bytearray:
-        """Return a buffer to fill; wait for one while the hashing is behind."""
-        return self._free.get()
-
-    def put(self, buffer: bytearray, count: int) -> None:
-        """Hand over a buffer with `count` bytes."""
-        self._full.put((buffer, count))
-
-    def __exit__(self, *_: object) -> None:
-        self._full.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (piece := self._full.get()) is not None:
-            buffer, count = piece
-            self._digest.update(memoryview(buffer)[:count])
-            self._free.put(buffer)
+def _start_flush(file: FileIO, start: int, count: int) -> None:
+    """Let the disk begin, so that little is left to wait for at the end."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), start, count, os.POSIX_FADV_DONTNEED)
 
 
 def _rehash(part: Path, digest: hashlib._Hash) -> int:

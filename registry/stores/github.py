@@ -17,7 +17,7 @@ from registry.stores.contract import check_asset, check_repo_name, check_tag, ne
 from registry.stores.first_commit import read_first_commit
 from registry.stores.github_actions import GitHubActions
 from registry.stores.github_api import GitHubApi, Pace, Refusal, Spoiled, Token
-from registry.stores.github_assets import CHUNK_BYTES, AssetSource, AssetStream, send
+from registry.stores.github_assets import AssetSource, AssetStream, send
 from registry.stores.github_overview import newest_releases
 from registry.stores.github_repo import GitHubRepo
 
@@ -239,7 +239,7 @@ class GitHubStore:
         private = f"{self._api.url}{place.path}/releases/assets/{asset.id}"
         public = "" if release.draft else asset.url
         source = AssetSource(self._api, public, private, where=place.where, name=asset.name)
-        return io.BufferedReader(AssetStream(source, offset, asset.size), CHUNK_BYTES)
+        return io.BufferedReader(AssetStream(source, offset, asset.size))
 
     def _repo(self, name: str) -> GitHubRepo:
         return GitHubRepo(self._api, self.org, check_repo_name(name))

@@ -5,7 +5,7 @@ PyGithub reads a download into memory twice and does not compare digests, so the
 
 from __future__ import annotations
 
-import hashlib
+import http.client
 import io
 import mimetypes
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import requests
 
 from registry import __version__
 from registry.errors import IntegrityError
+from registry.hashing import PIECE_BYTES, HashThread
 from registry.stores.github_api import NETWORK_FAULTS, GitHubApi, Refusal
 
 if TYPE_CHECKING:
@@ -59,22 +60,27 @@ def refuse(response: requests.Response) -> Refusal:
 
 
 class CountedFile:
-    """A file as the body of an upload: knows its length, counts and hashes what is read."""
+    """A file as the body of an upload: knows its length and counts what is read; `see` gets every piece."""
 
-    def __init__(self, file: BinaryIO, size: int, progress: Callable[[int], None]) -> None:
-        self._file, self._size, self._progress = file, size, progress
+    def __init__(
+        self,
+        file: BinaryIO,
+        size: int,
+        progress: Callable[[int], None],
+        see: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
+        self._file, self._size, self._progress, self._see = file, size, progress, see
         self.sent = 0
-        self.digest = hashlib.sha256()
 
     def __len__(self) -> int:
         return self._size
 
     def read(self, count: int = -1) -> bytes:
         """Return the next bytes."""
-        data = self._file.read(max(count, CHUNK_BYTES))
+        data = self._file.read(max(count, PIECE_BYTES))
         self.sent += len(data)
-        self.digest.update(data)
         if data:
+            self._see(data)
             self._progress(len(data))
         return data
 
@@ -106,16 +112,19 @@ def send(api: GitHubApi, address: str, path: Path, progress: Callable[[int], Non
         "Accept": "application/vnd.github+json",
         "Content-Type": mimetypes.guess_type(path.name)[0] or "application/octet-stream",
     }
-    with path.open("rb") as file, new_session() as session:
-        body = CountedFile(file, path.stat().st_size, progress)
-        try:
-            response = session.post(
-                address, params={"name": path.name}, data=body, headers=headers, timeout=TIMEOUT, allow_redirects=False
-            )
-            return Sent(_created(response), body.sent, body.digest.hexdigest())
-        except BaseException:
-            progress(-body.sent)
-            raise
+    with path.open("rb", buffering=0) as file, new_session() as session:
+        with HashThread() as hashing:
+            body = CountedFile(file, path.stat().st_size, progress, hashing.put)
+            try:
+                response = session.post(
+                    address, params={"name": path.name}, data=body, headers=headers, timeout=TIMEOUT,
+                    allow_redirects=False,
+                )  # fmt: skip
+                document = _created(response)
+            except BaseException:
+                progress(-body.sent)
+                raise
+        return Sent(document, body.sent, hashing.digest.hexdigest())
 
 
 def _created(response: requests.Response) -> dict[str, Any]:
@@ -181,10 +190,10 @@ class AssetStream(io.RawIOBase):
         """Fill the buffer, or a part of it; 0 at the end."""
         if self._position >= self._size:
             return 0
-        data = self._patiently(lambda: self._read(min(len(buffer), self._size - self._position)))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        with memoryview(buffer).cast("B")[: self._size - self._position] as view:
+            count = self._patiently(lambda: self._read(view))
+        self._position += count
+        return count
 
     def close(self) -> None:
         """Give the connection back."""
@@ -202,17 +211,20 @@ class AssetStream(io.RawIOBase):
             self._etag = self._response.headers.get("ETag", "")
         return self._response
 
-    def _read(self, count: int) -> bytes:
+    def _read(self, view: memoryview) -> int:
         try:
-            data: bytes = self._connected().raw.read(count)
-            if not data:
+            # Past urllib3, which copies twice what http.client reads into the buffer.
+            count: int = self._connected().raw._fp.readinto(view)  # type: ignore[union-attr]  # noqa: SLF001
+            if not count:
                 raise ConnectionError(f"ended after {self._position} of {self._size} bytes")
-        except NETWORK_FAULTS:
+        except (OSError, http.client.HTTPException) as error:
             if self._response is not None:
                 self._response.close()
             self._response = None
-            raise
-        return data
+            if isinstance(error, NETWORK_FAULTS):
+                raise
+            raise ConnectionError(str(error)) from error
+        return count
 
 
 def _skip(response: requests.Response, count: int) -> None:

@@ -297,9 +297,17 @@ class Handler(BaseHTTPRequestHandler):
         if not answer.file:
             self.wfile.write(data[:length])
             return
-        with answer.file.open("rb") as file:
+        self._send_file(logged, answer.file, start, length, altered=fault is not None and fault.kind == "alter")
+
+    def _send_file(self, logged: LoggedRequest, path: Path, start: int, length: int, *, altered: bool) -> None:
+        with path.open("rb") as file:
+            if length and not self.hub.rate and not altered:
+                try:
+                    self.connection.sendfile(file, start, length)
+                finally:
+                    logged.sent += file.tell() - start
+                return
             file.seek(start)
-            altered = fault is not None and fault.kind == "alter"
             while length and (chunk := file.read(min(length, 1 << 18))):
                 self.wfile.write(bytes([chunk[0] ^ 1]) + chunk[1:] if altered else chunk)
                 logged.sent += len(chunk)
