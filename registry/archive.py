@@ -27,6 +27,7 @@ from registry.manifest import MANIFEST_NAME, AssetEntry, Member, fold_variant
 from registry.release_facts import Place, describe_model
 from registry.runs import FINAL
 from registry.stored_zip import StoredZip
+from registry.unpack import TRAINER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,6 +112,8 @@ def build(
     """
     job = _Job(run=run, layout=layout, keep_optimizer=keep_optimizer, half=half, repo=repo)
     folds = require_finished(run)
+    if not run.config["trainer"].startswith(TRAINER):
+        reference = None  # it says what SCT gives, which loads nnU-Net's models only
     parts = {fold_variant(variant, fold.name.removeprefix("fold_")): (fold,) for fold in folds}
     wanted = {archive_name(repo_name, tag, word): word for word in (parts if per_fold else (variant,))}
     manifest = out / MANIFEST_NAME

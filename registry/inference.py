@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import classification, output, workers
+from registry import classification, lesion, output, workers
 from registry.cases import Case, group_images, labelled_cases
 from registry.classifier import is_classifier
 from registry.errors import ConflictError, MregError, NotFoundError
 from registry.files import read_json, write_json
+from registry.lesion_model import is_lesion_model
 from registry.model_toml import FILE_NAME, Repo, find_repo
 from registry.runs import FINAL, Run, is_run, latest_run, read_run
 
@@ -82,6 +83,8 @@ def predict(
     mirror: bool = False,
     folds: Sequence[str] = (),
     mask: Path | None = None,
+    cord: Path | None = None,
+    cord_model: str | None = None,
     registry: str | None = None,
     allow_code: bool = False,
     precision: str = "auto",
@@ -89,13 +92,17 @@ def predict(
     """Predict images into `out`/CASE.nii.gz, each in its image's own geometry; return the files.
 
     `precision` of a segmentation: auto (bfloat16 on a processor that has it), native (nnU-Net's own) or bf16.
-    A classifier writes `out`/CASE.json; `mask` is its region of interest, a file or a folder of CASE.nii.gz.
+    A classifier writes `out`/CASE.json; `mask` is its region of interest, a file or a folder of CASE.nii.gz. A lesion
+    model looks around the cord: `cord` is its mask or centreline, a file or a folder, or `cord_model` finds it.
     """
     model = find_target(target, registry)
     if is_classifier(model.folder):
         return classification.predict(model.folder, images, out, folds=model.folds(folds), mask=mask, device=device)
     if mask is not None:
         raise MregError(f"--mask {mask}: {model.folder.name} takes no region of interest", hint="leave it out")
+    looks_at_cord = is_lesion_model(model.folder)
+    if not looks_at_cord and (cord or cord_model):
+        raise MregError(f"{model.folder.name} does not look around a cord", hint="leave --cord and --cord-model out")
     cases = group_images(images, len(model.dataset_json["channel_names"]))
     if out.exists() and not out.is_dir():
         raise ConflictError(f"{out}: a file, not a folder", hint="name a folder for the results: -o DIR")
@@ -107,14 +114,15 @@ def predict(
                 f"{path}: the result would replace the image itself", hint="name another folder: -o DIR"
             )
     chosen = model.folds(folds)
-    answer = workers.call(
-        RECIPE,
-        {
-            **_job(model, device, mirror=mirror, half=False, allow_code=allow_code),
-            "precision": precision,
-            "cases": [_entry(case, chosen, outputs[case.name]) for case in cases],
-        },
-    )
+    job = {
+        **_job(model, device, mirror=mirror, half=False, allow_code=allow_code),
+        "precision": precision,
+        "cases": [_entry(case, chosen, outputs[case.name]) for case in cases],
+    }
+    if looks_at_cord:
+        answer = lesion.call(model.folder, job, cord=cord, cord_model=cord_model, registry=registry)
+    else:
+        answer = workers.call(RECIPE, job)
     return [Path(path) for path in answer["files"]]
 
 
@@ -151,14 +159,15 @@ def evaluate(
     if chosen == "val" and not model.run:
         output.warn(f"{splits_file} is taken for the split that the model was trained with")
     kept = model.folder / "evaluation"
-    answer = workers.call(
-        RECIPE,
-        {
-            **_job(model, device, mirror=False, half=half, allow_code=allow_code),
-            "precision": "native",  # figures should not depend on the processor
-            "cases": [_entry(case, case.folds, kept / f"{case.name}.nii.gz" if save else None) for case in cases],
-        },
-    )
+    job = {
+        **_job(model, device, mirror=False, half=half, allow_code=allow_code),
+        "precision": "native",  # figures should not depend on the processor
+        "cases": [_entry(case, case.folds, kept / f"{case.name}.nii.gz" if save else None) for case in cases],
+    }
+    if is_lesion_model(model.folder):
+        answer = lesion.call(model.folder, lesion.with_labels(model.folder, dataset, job), registry=registry)
+    else:
+        answer = workers.call(RECIPE, job)
     used = {fold for case in cases for fold in case.folds}
     evaluation = {
         "dataset": dataset.resolve().name,

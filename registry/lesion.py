@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import output, training
+from registry import output, training, workers
 from registry.errors import MregError, NotFoundError
 from registry.files import read_json
+from registry.lesion_model import CONFIGURATION, PLANS, RECIPE, TRAINER, is_lesion_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,16 +25,8 @@ if TYPE_CHECKING:
     from registry.training import Planned
     from trainers.catalog import Recipe
 
-NAME = "lesion"
-TRAINER, PLANS, CONFIGURATION = "LesionTrainer", "LesionPlans", "3d"
+NAME = RECIPE
 CORD_ENDINGS = (".nii.gz", ".nii", ".csv")
-
-
-def is_lesion_model(folder: Path) -> bool:
-    """Whether a run, or the folder of a released model, is this recipe's."""
-    path = folder / "plans.json"
-    document = read_json(path) if path.is_file() else {}
-    return isinstance(document, dict) and document.get("plans_name") == PLANS
 
 
 def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
@@ -45,7 +38,7 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     if label not in dataset_json["labels"]:
         names = ", ".join(dataset_json["labels"])
         raise MregError(f"{path}: no label {label!r}; there are: {names}", hint="--set lesion_label=NAME")
-    finds_cords = settings["cord_model"] or settings["centreline"] == "sct" or settings["geometry"]["crop"] == "none"
+    finds_cords = settings["cord_model"] or settings["centreline"] == "sct" or settings["crop"] == "none"
     if settings["cord_label"] not in dataset_json["labels"] and not finds_cords:
         raise MregError(
             f"{path}: no label {settings['cord_label']!r}, and the window follows the cord",
@@ -62,6 +55,11 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     )  # fmt: skip
 
 
+def cache(repo: Repo, planned: Planned) -> Path:
+    """Return the folder of what is computed from the data before a training."""
+    return repo.data / "preprocessed" / f"{planned.dataset.name}-{NAME}-{training.short_digest(planned.digest)}"
+
+
 def job(
     repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, weights: Path | None = None
 ) -> dict[str, Any]:
@@ -75,7 +73,7 @@ def job(
         "dataset": str(dataset),
         "dataset_json": document,
         "run": str(planned.run),
-        "cache": str(repo.data / "preprocessed" / f"{dataset.name}-{training.short_digest(planned.digest)}"),
+        "cache": str(cache(repo, planned)),
         "settings": settings,
         "splits": training.splits_of(dataset),
         "cords": _cords_of_dataset(repo, planned),
@@ -126,11 +124,24 @@ def find_cords(model: str, images: Sequence[Path], folder: Path, device: str, re
     inference.predict(model, [str(image) for image in images], folder, device=device, registry=registry)
 
 
+def call(
+    model: Path,
+    job: dict[str, Any],
+    *,
+    cord: Path | None = None,
+    cord_model: str | None = None,
+    registry: str | None = None,
+) -> dict[str, Any]:
+    """Run a prediction job whose cases may still lack their cords."""
+    places = _with_cords(model, job["cases"], cord, cord_model, job["device"], registry)
+    with places as entries:
+        return workers.call(NAME, {**job, "cases": entries})
+
+
 @contextmanager
-def with_cords(
+def _with_cords(
     model: Path,
     entries: list[dict[str, Any]],
-    *,
     cord: Path | None,
     cord_model: str | None,
     device: str,
@@ -147,7 +158,7 @@ def with_cords(
     found = cord_model or settings["cord_model"]
     if cord is not None:
         yield [{**entry, "cord": _cord_file(cord, entry["name"], alone=len(entries) == 1)} for entry in entries]
-    elif found and settings["geometry"]["crop"] != "none":
+    elif found and settings["crop"] != "none":
         with tempfile.TemporaryDirectory(prefix="mreg-cords-") as work:
             find_cords(found, [Path(entry["images"][0]) for entry in entries], Path(work), device, registry)
             yield [{**entry, "cord": str(Path(work, f"{entry['name']}.nii.gz"))} for entry in entries]
@@ -155,7 +166,7 @@ def with_cords(
         yield entries
 
 
-def with_labels(model: Path, dataset: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_labels(model: Path, dataset: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Add to an evaluation's cases which values of their label maps are lesion and cord."""
     settings = read_json(model / "plans.json")["settings"]
     labels = read_json(dataset / "dataset.json")["labels"]
@@ -164,7 +175,8 @@ def with_labels(model: Path, dataset: Path, entries: list[dict[str, Any]]) -> li
         for key in ("lesion", "cord")
         if settings[f"{key}_label"] in labels
     }
-    return [{**entry, **{f"{key}_values": value for key, value in values.items()}} for entry in entries]
+    about = {f"{key}_values": value for key, value in values.items()}
+    return {**job, "cases": [{**entry, **about} for entry in job["cases"]]}
 
 
 def _values(label: Any) -> list[int]:

@@ -12,6 +12,7 @@ from registry.classification_dataset import is_classification, label_classes
 from registry.errors import IntegrityError
 from registry.files import read_json
 from registry.labels import output_suffixes
+from registry.lesion_model import PLANS
 from registry.manifest import Data, Metrics, ModelEntry, Source, Weights
 from registry.model_toml import describe
 
@@ -60,7 +61,7 @@ def describe_model(
             orientation=dataset_json["image_orientation"],
             channels={str(key): str(name) for key, name in dataset_json["channel_names"].items()},
             labels=_labels(dataset_json),
-            sct_suffixes=() if is_classification(dataset_json) else tuple(output_suffixes(dataset_json)),
+            sct_suffixes=_sct_suffixes(run, dataset_json),
             data=_data(run, dataset_json),
             weights=Weights(parameters=first.parameters, dtype=first.dtype, optimizer="optimizer_state" in first.keys),
             metrics=metrics,
@@ -72,6 +73,13 @@ def describe_model(
         raise IntegrityError(f"{run.path}: {describe(error)}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{run.path}: config.json, dataset.json or environment.json: {error}") from error
+
+
+def _sct_suffixes(run: Run, dataset_json: dict[str, Any]) -> tuple[str, ...]:
+    """Return the endings of the files that SCT writes; of models that SCT does not load, none."""
+    if is_classification(dataset_json) or run.config["plans"] == PLANS:
+        return ()
+    return tuple(output_suffixes(dataset_json))
 
 
 def _fold(name: str) -> int | str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from registry import classification, output, pretraining, workers
+from registry import classification, lesion, output, pretraining, workers
 from registry.classifier import RECIPE
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, StoppedError
 from registry.files import json_text, read_json, sha256, write_json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainers.catalog import Recipe
 
 # Settings that change where or how fast a training runs, not what comes out: they do not make it another run.
-NOT_PART_OF_THE_RESULT = {"folds", "device", "workers", "checkpoint_minutes", "compile", "trackers"}
+NOT_PART_OF_THE_RESULT = {"folds", "device", "workers", "checkpoint_minutes", "compile", "trackers", "sheets"}
 # Packages whose version changes the preprocessed voxels (batchgenerators 0.25.5 changed its label resampling).
 SHAPES_THE_DATA = ("nnunetv2", "batchgenerators", "acvl-utils")
 DATA_CONTRACT = ("channel_names", "labels", "regions_class_order", "image_orientation")
@@ -56,12 +56,14 @@ def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
         return classification.plan(repo, recipe, overrides)
     if recipe.name == pretraining.NAME:
         return pretraining.plan(repo, recipe, overrides)
+    if recipe.name == lesion.NAME:
+        return lesion.plan(repo, recipe, overrides)
     settings = resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
-    dataset_json = _read_dataset_json(dataset)
+    dataset_json = read_dataset_json(dataset)
     pretrained = pretraining.start_from(repo, settings)
     trainer_file = _trainer_file(repo, settings["trainer"])
-    _keep_contract(repo, dataset_json)
+    keep_contract(repo, dataset_json)
     with output.stage("hash the dataset"):
         digest = dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
     return Planned(
@@ -97,6 +99,8 @@ def train(
         job = classification.job(repo, planned, gpus=gpus, max_minutes=max_minutes, validation_only=validation_only)
     elif planned.recipe.name == pretraining.NAME:
         job = pretraining.job(repo, planned, gpus=gpus, max_minutes=max_minutes)
+    elif planned.recipe.name == lesion.NAME:
+        job = lesion.job(repo, planned, gpus=gpus, max_minutes=max_minutes)
     else:
         job = _job(repo, planned, gpus=gpus, max_minutes=max_minutes)
     answer = workers.call(planned.recipe.name, job)
@@ -116,14 +120,15 @@ def _cache(repo: Repo, planned: Planned) -> Path:
     """Return the folder of what is computed from the data before a training."""
     if planned.recipe.name == pretraining.NAME:
         return pretraining.cache(repo, planned)
+    if planned.recipe.name == lesion.NAME:
+        return lesion.cache(repo, planned)
     shapes = () if planned.recipe.name == RECIPE else (*_versions(), planned.settings["planner"])
     return repo.data / "preprocessed" / f"{planned.dataset.name}-{short_digest(planned.digest, *shapes)}"
 
 
 def _job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
     """Return the worker's job of a training with nnU-Net."""
-    settings, dataset, dataset_json = planned.settings, planned.dataset, dict(planned.dataset_json)
-    _forget_case_lists(dataset_json)
+    settings, dataset, dataset_json = planned.settings, planned.dataset, without_case_lists(planned.dataset_json)
     return {
         "kind": "train",
         "dataset": str(dataset),
@@ -131,7 +136,7 @@ def _job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) 
         "run": str(planned.run),
         "cache": str(_cache(repo, planned)),
         "settings": settings,
-        "splits": _splits(dataset),
+        "splits": splits_of(dataset),
         "trainer_file": str(planned.trainer_file) if planned.trainer_file else None,
         "pretrained": str(planned.pretrained) if planned.pretrained else None,
         "gpus": gpus,
@@ -186,7 +191,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key, value.strip()
 
 
-def _read_dataset_json(dataset: Path) -> dict[str, Any]:
+def read_dataset_json(dataset: Path) -> dict[str, Any]:
+    """Read the dataset.json of a raw dataset, with what a training must know."""
     if not dataset.is_dir():
         raise NotFoundError(f"{dataset}: no such dataset", hint="mreg data import, then [data] dataset in model.toml")
     if not re.fullmatch(r"Dataset\d{3}_\w+", dataset.name):
@@ -203,7 +209,7 @@ def _read_dataset_json(dataset: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _keep_contract(repo: Repo, dataset_json: dict[str, Any]) -> None:
+def keep_contract(repo: Repo, dataset_json: dict[str, Any]) -> None:
     """Write the repo's dataset.json the first time; later refuse data that contradict it."""
     contract = {key: dataset_json[key] for key in DATA_CONTRACT if key in dataset_json}
     path = repo.root / "dataset.json"
@@ -252,18 +258,16 @@ def dataset_hash(dataset: Path, memory: Path) -> str:
         entries = dict(zip(names, pool.map(digest, names), strict=True))
     if entries != known:
         write_json(memory, entries)
-    document = read_json(dataset / "dataset.json")
-    _forget_case_lists(document)
+    document = without_case_lists(read_json(dataset / "dataset.json"))
     whole = hashlib.sha256(json_text(document).encode())
     for name, (_, _, sha) in entries.items():
         whole.update(f"{name} {sha}\n".encode())
     return whole.hexdigest()
 
 
-def _forget_case_lists(document: dict[str, Any]) -> None:
-    """Drop what must not travel into checkpoints: lists of cases with paths and subjects."""
-    for key in CASE_LISTS:
-        document.pop(key, None)
+def without_case_lists(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a dataset.json without what must not travel into checkpoints: lists of cases with paths and subjects."""
+    return {key: value for key, value in document.items() if key not in CASE_LISTS}
 
 
 def _versions() -> list[str]:
@@ -306,7 +310,7 @@ def all_folds(run_folder: Path, folds: list[Any]) -> list[Any]:
     return sorted({*before, *folds}, key=str) if "all" not in {*before, *folds} else folds
 
 
-def _splits(dataset: Path) -> list[dict[str, list[str]]]:
+def splits_of(dataset: Path) -> list[dict[str, list[str]]]:
     """Read the dataset's split by subject."""
     path = dataset / "splits_final.json"
     if path.is_file():

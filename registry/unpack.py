@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from registry import classifier
+from registry import classifier, lesion_model
 from registry.errors import ConflictError, IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ MAX_MEMBERS = 10_000
 MAX_RATIO = 50
 HARMLESS_BYTES = 256 << 20
 TRAINER = "nnUNetTrainer"
-TRAINERS = (TRAINER, classifier.TRAINER)  # what folders of models begin with; SCT knows the first one only
+TRAINERS = (
+    TRAINER,
+    classifier.TRAINER,
+    lesion_model.TRAINER,
+)  # what folders of models begin with; SCT knows the first one only
 _ENCRYPTED = 0x1
 # Whatever zipfile lets through when a directory or a member is damaged; an OSError may be the disk's, too.
 _DAMAGE = (

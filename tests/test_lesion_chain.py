@@ -160,15 +160,16 @@ def test_an_image_of_one_value_is_refused(tmp_path: Path) -> None:
         prepare(case, WINDOW, find_line(case, WINDOW))
 
 
-def test_settings_take_the_geometry_from_beside_it_and_refuse_what_does_not_fit() -> None:
+def test_settings_that_do_not_fit_are_refused() -> None:
     from pydantic import ValidationError
 
     from trainers.lesion.config import LesionSettings
 
     settings = LesionSettings.model_validate({"crop": "box", "hold_mm": 5})
     assert (settings.geometry.crop, settings.geometry.hold_mm, settings.geometry.window) == ("box", 5, 48)
+    assert settings.geometry.pads["inferior"] == 100
     assert LesionSettings.model_validate(settings.model_dump(mode="json")) == settings
-    for wrong in ({"patch": [48, 48, 46], "depth": 3}, {"window": 32}, {"crop": "circle"}, {"unknown": 1}):
+    for wrong in ({"patch": [48, 48, 46], "depth": 3}, {"window": 32}, {"crop": "circle"}, {"pads_mm": [1, 2]}):
         with pytest.raises(ValidationError):
             LesionSettings.model_validate(wrong)
     small_window = LesionSettings.model_validate({"window": 32, "patch": [48, 32, 32]})

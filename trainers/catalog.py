@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainers.classification.config import ClassificationSettings
+from trainers.lesion.config import LesionSettings
 from trainers.pretraining.config import PretrainingSettings
 from trainers.segmentation.config import PLANS_NAMES, SegmentationSettings
 
@@ -52,6 +53,13 @@ RECIPES = {
             settings=PretrainingSettings,
             plans_name=lambda _: "nnsslPlans",
             worker=HERE / "pretraining" / "worker.py",
+        ),
+        Recipe(
+            name="lesion",
+            summary="segmentation of spinal cord lesions in a window that follows the cord",
+            settings=LesionSettings,
+            plans_name=lambda _: "LesionPlans",
+            worker=HERE / "lesion" / "worker.py",
         ),
     )
 }

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from registry import checkpoints
+from registry import checkpoints, classifier, lesion_model
 from registry.checks import checkpoint, contract, fit, json_files, network, privacy, trainer, truth
 from registry.checks.rules import Draft, line_of, read_object, rule, text_of
-from registry.classifier import PLANS
 from registry.errors import MregError
 from registry.labels import output_suffixes
 from registry.schemas import validate
@@ -281,22 +280,22 @@ RULES = [
 ]  # fmt: skip
 
 
-# Those that hold for a classifier, too, which nobody but mreg loads.
-CLASSIFIER_RULES = [
+# Those that hold for classifiers and lesion models, too, which nobody but mreg loads.
+OWN_RULES = [
     contents_are_there, folds_are_numbers, every_fold_has_one_kind_of_checkpoint, checkpoint_is_the_final_one,
     folder_name_matches, orientation_is_written,
 ]  # fmt: skip
 
 
-def is_classifier(model: ModelFiles) -> bool:
-    """Whether the model tells classes of whole images."""
-    return (model.plans or {}).get("plans_name") == PLANS
+def is_own(model: ModelFiles) -> bool:
+    """Whether the model is of a recipe whose nets nobody but mreg loads."""
+    return (model.plans or {}).get("plans_name") in (classifier.PLANS, lesion_model.PLANS)
 
 
 def findings(model: ModelFiles, name: str = "") -> Iterator[Finding]:
     """Yield what all rules find, and what the schemas and the labels' semantics say; `name` is the model's."""
-    if is_classifier(model):
-        for entry in (*json_files.RULES, *CLASSIFIER_RULES, *checkpoint.RULES, *privacy.CHECKPOINT_RULES):
+    if is_own(model):
+        for entry in (*json_files.RULES, *OWN_RULES, *checkpoint.RULES, *privacy.CHECKPOINT_RULES):
             yield from entry.run(model)
         return
     for entry in (*json_files.RULES, *RULES, *network.RULES, *checkpoint.RULES, *fit.RULES, *privacy.CHECKPOINT_RULES):

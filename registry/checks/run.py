@@ -10,6 +10,7 @@ from registry.checks import at_hand, model, privacy
 from registry.checks.rules import Draft, line_of, read_object, rule
 from registry.classifier import is_classifier
 from registry.errors import MregError
+from registry.lesion_model import is_lesion_model
 from registry.runs import Run, read_run
 from registry.tree import DiskTree
 
@@ -83,8 +84,8 @@ def findings(path: Path) -> Iterator[Finding]:
         yield from privacy.findings(tree)
         return
     files = RunFiles(path, tree)
-    # A classifier's images are turned to its orientation, whatever theirs is.
-    at_hands = [] if is_classifier(path) else at_hand.RUN_RULES
+    # Their images are turned to one orientation, whatever theirs is.
+    at_hands = [] if is_classifier(path) or is_lesion_model(path) else at_hand.RUN_RULES
     for entry in (*RULES, *at_hands):
         yield from entry.run(files)
     folder, name = (files.run.trainer_folder, str(files.run.config["repo"])) if isinstance(files.run, Run) else ("", "")

@@ -23,6 +23,13 @@ from registry.commands._options import json_option, registry_option
     type=click.Path(path_type=Path),
     help="Region of interest for a classifier: of one image, or DIR/CASE.nii.gz.",
 )
+@click.option(
+    "--cord",
+    metavar="FILE|DIR",
+    type=click.Path(path_type=Path),
+    help="Cord mask (.nii.gz) or centreline (.csv) for a lesion model: of one image, or DIR/CASE.nii.gz.",
+)
+@click.option("--cord-model", metavar="NAME@TAG", help="Model that finds the cord for a lesion model.")
 @click.option("--allow-code", is_flag=True, help="Run the model's own trainer_class.py where its network needs it.")
 @click.option(
     "--precision",
@@ -40,6 +47,8 @@ def command(
     mirror: bool,
     folds: tuple[str, ...],
     mask: Path | None,
+    cord: Path | None,
+    cord_model: str | None,
     allow_code: bool,
     precision: str,
     registry: str | None,
@@ -50,20 +59,22 @@ def command(
     Each image is turned to the orientation that the model was trained in; its label map DIR/CASE.nii.gz lies exactly
     on the image. Several channels of a case: CASE_0000.nii.gz CASE_0001.nii.gz, or joined by commas. A classifier
     writes DIR/CASE.json with the probabilities of every class, and takes the region of interest that it was trained
-    with as --mask. Prints the files.
+    with as --mask. A lesion model looks around the cord: --cord says where it is, --cord-model finds it. Prints the
+    files.
 
     \b
     Examples:
       mreg predict model_seg_sc_t2 sub-01_T2w.nii.gz -o predictions
       mreg predict model_seg_sc_t2@r20260101 *.nii.gz -o predictions --device cuda
       mreg predict model_classif_sc_t2 scan.mha -o answers --mask cord.nii.gz
+      mreg predict model_seg_lesion_t2 sub-01_T2w.nii.gz -o lesions --cord-model model_seg_sc_t2@r20260101
       mreg predict runs/3d_fullres-1a2b3c4d mt0.nii.gz,mt1.nii.gz -o predictions
     """
     from registry import inference
 
     files = inference.predict(
-        target, images, out, device=device, mirror=mirror, folds=folds, mask=mask, registry=registry,
-        allow_code=allow_code, precision=precision,
+        target, images, out, device=device, mirror=mirror, folds=folds, mask=mask, cord=cord,
+        cord_model=cord_model, registry=registry, allow_code=allow_code, precision=precision,
     )  # fmt: skip
     if as_json:
         output.document({"files": [str(path) for path in files]})

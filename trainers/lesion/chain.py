@@ -166,8 +166,7 @@ def _crop(case: Case, settings: GeometrySettings, line: Centreline | None, work:
     if settings.crop == "box":
         z = np.arange(course.slices.start, course.slices.stop)
         inside = np.clip(course.centres, 0, np.asarray(work.shape[:2]) - 1)
-        pads = {str(face): mm for face, mm in settings.pads_mm.items()}
-        return Box.around(np.column_stack([inside, z]), work, pads), facts
+        return Box.around(np.column_stack([inside, z]), work, settings.pads), facts
     edge = settings.window + 2 * settings.margin
     sct = settings.alignment == "sct"
     return Following.around(course.centres, course.first, (edge, edge), work.shape, sct=sct), facts

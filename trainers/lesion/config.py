@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,7 @@ Millimetres = Annotated[float, Field(ge=0)]
 
 PLANS = "LesionPlans"
 TRAINER = "LesionTrainer"
+FACES = ("superior", "inferior", "left", "right", "anterior", "posterior")
 
 
 class GeometrySettings(BaseModel):
@@ -33,13 +34,18 @@ class GeometrySettings(BaseModel):
         12, description="voxels around the window that training may turn and shift into it"
     )
     hold_mm: Millimetres = Field(10.0, description="how far beyond its ends the centreline goes on")
-    pads_mm: dict[Literal["superior", "inferior", "left", "right", "anterior", "posterior"], Millimetres] = Field(
-        {"superior": 40, "inferior": 100, "left": 15, "right": 15, "anterior": 15, "posterior": 22},
-        description="crop = box: mm around the cord on each side", min_length=6,
+    pads_mm: tuple[Millimetres, ...] = Field(
+        (40, 100, 15, 15, 15, 22), min_length=6, max_length=6,
+        description="crop = box: mm around the cord, superior, inferior, left, right, anterior, posterior",
     )  # fmt: skip
 
+    @property
+    def pads(self) -> dict[str, float]:
+        """Return the mm around the cord by face."""
+        return dict(zip(FACES, self.pads_mm, strict=True))
 
-class LesionSettings(BaseModel):
+
+class LesionSettings(GeometrySettings):
     """What `[train]` of model.toml and `--set KEY=VALUE` may say for recipe `lesion`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,11 +55,8 @@ class LesionSettings(BaseModel):
     centreline: Literal["mask", "sct"] = Field(
         "mask", description="of a case without a cord: an error, or what sct_get_centerline finds"
     )
-    cord_model: str | None = Field(
-        None, min_length=1, description="released model that finds the cord, NAME@TAG, in training and prediction"
-    )
-    geometry: GeometrySettings = Field(
-        default_factory=lambda: GeometrySettings.model_validate({}), description="crop and grid"
+    cord_model: str = Field(
+        "", description="released model that finds the cord in training and prediction, NAME@TAG; else masks do"
     )
     intensity: Literal["nyul", "zscore", "sct-t2", "sct-t2_ax", "sct-t2s"] = Field(
         "nyul", description="landmarks fitted on the training cases, a z-score, or landmarks that SCT published"
@@ -84,7 +87,7 @@ class LesionSettings(BaseModel):
     schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay of the learning rate")
     validate_every: Positive = Field(5, description="epochs between validations on whole cases")
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="share that neighbouring patches share")
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="decay of averaged weights, if wanted")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of averaged weights; 0 for none")
     seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes the best")
     sheets: Annotated[int, Field(ge=0)] = Field(24, description="cases of which a picture of the window is drawn")
@@ -95,17 +98,10 @@ class LesionSettings(BaseModel):
     )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="services that show the numbers too")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, values: Any) -> Any:
-        """Take what belongs to the geometry from beside it, where `--set crop=box` puts it."""
-        if not isinstance(values, dict):
-            return values
-        inner = {key: values[key] for key in GeometrySettings.model_fields if key in values}
-        outer = {key: value for key, value in values.items() if key not in inner}
-        if inner:
-            outer["geometry"] = {**outer.get("geometry", {}), **inner}
-        return outer
+    @property
+    def geometry(self) -> GeometrySettings:
+        """Return what is cut out, and how fine."""
+        return GeometrySettings.model_validate({key: getattr(self, key) for key in GeometrySettings.model_fields})
 
     @model_validator(mode="after")
     def _fits(self) -> LesionSettings:
@@ -113,6 +109,6 @@ class LesionSettings(BaseModel):
         step = 2 ** (self.depth - 1)
         if any(size % step for size in self.patch):
             raise ValueError(f"patch {self.patch} is not divisible by {step}, as a net of depth {self.depth} needs")
-        if self.geometry.crop == "window" and self.patch[1:] != (self.geometry.window,) * 2:
-            raise ValueError(f"patch {self.patch}: the window is {self.geometry.window} voxels wide along y and x")
+        if self.crop == "window" and self.patch[1:] != (self.window,) * 2:
+            raise ValueError(f"patch {self.patch}: the window is {self.window} voxels wide along y and x")
         return self

@@ -194,8 +194,9 @@ def loop_settings(settings: LesionSettings) -> LoopSettings:
     optimiser = OptimiserSettings.model_validate({
         "name": settings.optimiser, "lr": settings.lr, "schedule": settings.schedule, "warmup": 1,
     })  # fmt: skip
-    same = ("epochs", "iterations", "precision", "ema", "seed", "checkpoint_minutes", "trackers")
-    return LoopSettings.model_validate({**{key: getattr(settings, key) for key in same}, "optimiser": optimiser})
+    same = ("epochs", "iterations", "precision", "seed", "checkpoint_minutes", "trackers")
+    wanted = {key: getattr(settings, key) for key in same}
+    return LoopSettings.model_validate({**wanted, "ema": settings.ema or None, "optimiser": optimiser})
 
 
 def _held(cut: CutCases, name: str, standard: Standard) -> Held:

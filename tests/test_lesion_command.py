@@ -1,0 +1,118 @@
+"""A lesion model from its repo to a released one that is fetched and asked, on real images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from command import run_mreg
+
+MODEL, DATASET, TAG = "model_seg_lesion_t2", "Dataset510_Lesions", "r20261121"
+CASES = ("sub-errsm11_chunk-2_T2w", "sub-errsm18_chunk-2_T2w", "sub-errsm21_chunk-3_T2w")
+TRAIN = """\
+dataset = "data/raw/Dataset510_Lesions"
+
+[train]
+recipe = "lesion"
+window = 32
+margin = 4
+patch = [16, 32, 32]
+base = 2
+depth = 2
+epochs = 1
+iterations = 3
+sheets = 1
+device = "cpu"
+checkpoint_minutes = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lesion")
+
+
+@pytest.fixture(scope="module")
+def environment(root: Path) -> dict[str, str]:
+    (root / "registry").mkdir()
+    return {"MREG_REGISTRY": f"dir:{root / 'registry'}", "MREG_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def repo(root: Path, environment: dict[str, str], test_data: Path) -> Path:
+    """Return a new model's repo with three real cases and a trained fold."""
+    done = run_mreg("new", MODEL, "--recipe", "lesion", "--dir", root, cwd=root, **environment)
+    assert done.returncode == 0, done.stderr
+    repo, source = root / MODEL, test_data / "nnUNet_raw" / "Dataset510_LesionSCT2w"
+    dataset = repo / "data" / "raw" / DATASET
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (dataset / folder).mkdir(parents=True)
+        for case in CASES:
+            shutil.copy(source / folder / f"{case}{ending}", dataset / folder)
+    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(CASES)}
+    (dataset / "dataset.json").write_text(json.dumps(document))
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
+    text = (repo / "model.toml").read_text()
+    before, _, rest = text.partition('dataset = ""')
+    _, _, after = rest.partition("\n[release]")
+    (repo / "model.toml").write_text(f"{before}{TRAIN}\n[release]{after}")
+    done = run_mreg("train", "--json", cwd=repo, **environment)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["complete"]
+    assert answer["trained"] == [0]
+    return repo
+
+
+def test_from_training_to_a_released_model_that_gives_the_same(repo, environment, tmp_path) -> None:
+    run = next((repo / "runs").iterdir())
+    dataset = repo / "data" / "raw" / DATASET
+    done = run_mreg("evaluate", run, dataset, "--json", cwd=repo, **environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found["cases"]) == [CASES[2]]
+    scores = found["cases"][CASES[2]]["lesion"]
+    assert scores["reference_lesions"] == 1
+    assert scores["reference_ml"] == pytest.approx(0.114)
+    for name in ("lesion_sensitivity", "lesion_f1"):
+        assert found["mean"]["lesion"][name] == scores[name]
+    assert "| lesion |" in (repo / "README.md").read_text()
+
+    image, label = dataset / "imagesTr" / f"{CASES[1]}_0000.nii.gz", dataset / "labelsTr" / f"{CASES[1]}.nii.gz"
+    arguments = [image, "--cord", label, "-o"]
+    done = run_mreg("predict", run, *arguments, tmp_path / "run", cwd=repo, **environment)
+    assert done.returncode == 0, done.stderr
+    done = run_mreg("release", "--tag", TAG, "--publish-with", "direct", cwd=repo, **environment)
+    assert done.returncode == 0, done.stderr
+    done = run_mreg("predict", f"{MODEL}@{TAG}", *arguments, tmp_path / "released", cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    first, second = (nib.load(tmp_path / folder / f"{CASES[1]}.nii.gz") for folder in ("run", "released"))
+    assert np.array_equal(first.affine, nib.load(image).affine)
+    assert set(np.unique(first.dataobj)) <= {0, 2}  # the lesion's value in dataset.json
+    assert np.array_equal(first.dataobj, second.dataobj)
+
+
+def test_what_the_window_needs_is_asked_for(repo, environment, tmp_path) -> None:
+    run = next((repo / "runs").iterdir())
+    images = [repo / "data" / "raw" / DATASET / "imagesTr" / f"{case}_0000.nii.gz" for case in CASES[:2]]
+    for arguments, words in (
+        (images[:1], ("no cord mask and no centreline", "--cord-model NAME@TAG")),
+        ([*images, "--cord", images[0]], ("one cord for several images",)),
+        ([images[0], "--cord", tmp_path / "gone.csv"], ("gone.csv: no such file",)),
+        ([images[0], "--cord", tmp_path], ("no cord of case sub-errsm11_chunk-2_T2w",)),
+        ([images[0], "--cord", images[0], "--cord-model", "x@y"], ("name the cord twice",)),
+        ([images[0], "--cord-model", str(run)], ("a lesion model, not one that finds the cord",)),
+    ):
+        done = run_mreg("predict", run, *arguments, "-o", tmp_path / "out", cwd=repo, **environment)
+        assert done.returncode == 1
+        for word in words:
+            assert word in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = run_mreg("train", "--set", "lesion_label=tumour", cwd=repo, **environment)
+    assert "no label 'tumour'; there are: background, sc, lesion" in done.stderr
+    done = run_mreg("train", "--set", "cord_label=cord", cwd=repo, **environment)
+    assert "--set cord_model=NAME@TAG" in done.stderr
