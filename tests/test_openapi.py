@@ -1,5 +1,6 @@
 """The GitHub of our tests answers, and our GitHub store asks, as GitHub's published description says."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -7,9 +8,11 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from fakehub.actions import add_job, progress
 from fixtures_stores import NAME
 from jsonschema import Draft202012Validator
 
+from registry import scaffold
 from registry.errors import MregError
 
 DESCRIPTION = json.loads((Path(__file__).parent / "openapi" / "github.json").read_bytes())
@@ -149,6 +152,34 @@ def test_the_other_answers_follow_githubs_description_too(hub, github, worktree,
     assert wrong == []
     assert {status for _, status in seen} >= {200, 201, 401, 404, 409, 422}
     assert len(hub.requests) == len(gets) + len(posts) + 2
+
+
+def test_workflows_their_runs_and_attestations_follow_githubs_description(hub, github, tmp_path):
+    made = scaffold.create(NAME, tmp_path, store=github).repo
+    hub.requests.clear()
+
+    def fail(hub, repo, run):
+        add_job(hub, run, "check", "failure", "Check", [("CODE001", "wrong", "plans.json", 3)])
+        progress(hub, run, "completed", "failure")
+
+    hub.runner = fail
+    actions = github.actions(made.name)
+    run = actions.run(actions.dispatch("release.yml", "main", {"tag": "r20260131"}))
+    while not run.done:
+        run = actions.run(run)
+    assert [trouble.title for trouble in actions.troubles(actions.runs("release.yml")[0])] == ["CODE001"]
+    hub.run_details = False
+    actions.dispatch("release.yml", "main", {"tag": "r20260131"})
+    statement = json.dumps({"subject": [{"name": "x", "digest": {"sha256": "0" * 64}}]}).encode()
+    bundle = {"mediaType": "", "dsseEnvelope": {"payload": base64.b64encode(statement).decode()}}
+    headers = {"Authorization": f"Bearer {hub.token}"}
+    repo = f"{hub.url}/repos/ivadomed/{NAME}"
+    requests.post(f"{repo}/attestations", json={"bundle": bundle}, headers=headers, timeout=5)
+    requests.get(f"{repo}/attestations/sha256:{'0' * 64}", headers=headers, timeout=5)
+    requests.get(f"{repo}/actions/workflows/release.yml", headers=headers, timeout=5)
+    seen, wrong = check(hub.requests)
+    assert wrong == []
+    assert len({route for route, _ in seen}) == 8
 
 
 def test_a_wrong_answer_would_be_noticed(hub, github, worktree, archive):

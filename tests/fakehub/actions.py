@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from fakehub import views
 from fakehub.routes import find_repo
 from fakehub.server import Answer, HubError, Request, paged, route
 
@@ -65,11 +66,17 @@ def progress(hub: FakeHub, run: dict[str, Any], status: str, conclusion: str | N
 
 def view_run(hub: FakeHub, repo: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     full = f"{repo['owner']}/{repo['name']}"
+    url, place = f"{hub.url}/repos/{full}/actions/runs/{run['id']}", views.minimal_repo(hub, repo)
     return {
-        "id": run["id"], "name": run["workflow"], "display_title": run["title"], "status": run["status"],
+        "id": run["id"], "node_id": f"WFR_{run['id']}", "workflow_id": 1, "pull_requests": [], "head_commit": None,
+        "jobs_url": f"{url}/jobs", "logs_url": f"{url}/logs", "artifacts_url": f"{url}/artifacts",
+        "cancel_url": f"{url}/cancel", "rerun_url": f"{url}/rerun", "repository": place, "head_repository": place,
+        "check_suite_url": f"{hub.url}/repos/{full}/check-suites/{run['id']}",
+        "workflow_url": f"{hub.url}/repos/{full}/actions/workflows/1",
+        "name": run["workflow"], "display_title": run["title"], "status": run["status"],
         "conclusion": run["conclusion"], "event": "workflow_dispatch", "head_branch": repo["default_branch"],
         "head_sha": run["sha"], "run_number": run["id"], "run_attempt": 1, "created_at": run["created_at"],
-        "updated_at": run["updated_at"], "url": f"{hub.url}/repos/{full}/actions/runs/{run['id']}",
+        "updated_at": run["updated_at"], "url": url,
         "html_url": f"https://github.com/{full}/actions/runs/{run['id']}",
         "path": f".github/workflows/{run['workflow']}",
     }  # fmt: skip
@@ -82,6 +89,11 @@ def view_job(hub: FakeHub, repo: dict[str, Any], run: dict[str, Any], job: dict[
         steps.append({"name": job["step"], "status": "completed", "conclusion": job["conclusion"], "number": 2})
     return {
         "id": job["id"], "run_id": run["id"], "name": job["name"], "status": "completed",
+        "run_url": f"{hub.url}/repos/{full}/actions/runs/{run['id']}", "node_id": f"CR_{job['id']}",
+        "head_sha": run["sha"], "url": f"{hub.url}/repos/{full}/actions/jobs/{job['id']}",
+        "created_at": run["created_at"], "started_at": run["created_at"], "completed_at": run["updated_at"],
+        "labels": ["ubuntu-24.04"], "runner_id": 1, "runner_name": "GitHub Actions 1", "runner_group_id": 1,
+        "runner_group_name": "GitHub Actions", "workflow_name": run["workflow"], "head_branch": repo["default_branch"],
         "conclusion": job["conclusion"], "steps": steps,
         "check_run_url": f"{hub.url}/repos/{full}/check-runs/{job['id']}",
         "html_url": f"https://github.com/{full}/actions/runs/{run['id']}/job/{job['id']}",
@@ -98,7 +110,14 @@ def find_run(repo: dict[str, Any], number: str) -> dict[str, Any]:
 def workflow(hub: FakeHub, request: Request, owner: str, repo: str, name: str) -> Answer:
     found = find_repo(hub, request, owner, repo)
     text = find_workflow(hub, found, name)
-    return Answer({"id": 1, "name": text["name"], "path": f".github/workflows/{name}", "state": "active"})
+    place = f"{owner}/{repo}"
+    return Answer({
+        "id": 1, "node_id": "W_1", "name": text["name"], "path": f".github/workflows/{name}", "state": "active",
+        "created_at": found["created_at"], "updated_at": found["created_at"],
+        "url": f"{hub.url}/repos/{place}/actions/workflows/1",
+        "html_url": f"https://github.com/{place}/blob/{found['default_branch']}/.github/workflows/{name}",
+        "badge_url": f"https://github.com/{place}/workflows/{name}/badge.svg",
+    })  # fmt: skip
 
 
 @route("POST /repos/{owner}/{repo}/actions/workflows/{name}/dispatches")

@@ -51,6 +51,14 @@ GET /repos/{owner}/{repo}/releases/{release_id}/assets
 POST /repos/{owner}/{repo}/releases/{release_id}/assets
 GET /repos/{owner}/{repo}/releases/assets/{asset_id}
 DELETE /repos/{owner}/{repo}/releases/assets/{asset_id}
+GET /repos/{owner}/{repo}/actions/workflows/{workflow_id}
+GET /repos/{owner}/{repo}/actions/workflows/{workflow_id}/runs
+POST /repos/{owner}/{repo}/actions/workflows/{workflow_id}/dispatches
+GET /repos/{owner}/{repo}/actions/runs/{run_id}
+GET /repos/{owner}/{repo}/actions/runs/{run_id}/jobs
+GET /repos/{owner}/{repo}/check-runs/{check_run_id}/annotations
+GET /repos/{owner}/{repo}/attestations/{subject_digest}
+POST /repos/{owner}/{repo}/attestations
 """
 TALK = {"description", "example", "examples", "title", "externalDocs", "deprecated", "default", "nullable"}
 
