@@ -85,9 +85,9 @@ def test_a_frozen_encoder_stays_and_a_network_from_scratch_is_alike_but_for_the_
         (("--from", "data"), "no pre-trained encoder"),
         (("--set", "start_from=nowhere.pth"), "nowhere.pth: no pre-trained encoder"),
         (("--from", "PRIMUS"), "this is a Primus"),
-        (("--from", "RESENC", "--set", "patch_size=[18,16,16]"), "divisible by 4"),
+        pytest.param(("--from", "RESENC", "--set", "patch_size=[18,16,16]"), "divisible by 4", marks=pytest.mark.long),
         (("--from", "RESENC", "--set", "configuration=2d"), "do not go with it"),
-        (("--from", "model.toml"), "damaged"),
+        pytest.param(("--from", "model.toml"), "damaged", marks=pytest.mark.long),
     ],
 )
 def test_what_cannot_be_fine_tuned_is_told(repo, tmp_path, flags, message) -> None:

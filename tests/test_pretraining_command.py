@@ -63,6 +63,7 @@ def test_an_encoder_is_trained_and_the_same_command_finds_it(repo):
     assert json.loads(again.stdout)["done_before"] == ["all"], again.stderr
 
 
+@pytest.mark.long
 def test_other_settings_are_another_run(repo):
     before = {path.name for path in (repo / "runs").glob("*")}
     done = run_mreg("train", "--set", "seed=7", "--set", "batch_size=1", cwd=repo)
@@ -75,7 +76,7 @@ def test_other_settings_are_another_run(repo):
     [
         ("method=simmim encoder=resenc", "a convolutional encoder has none"),
         ("method=s3d", "a Transformer does so with mae"),
-        ("method_options={mask=0.5}", "no option 'mask'"),
+        pytest.param("method_options={mask=0.5}", "no option 'mask'", marks=pytest.mark.long),
         ("encoder_options={heads=5}", "width 48 over 5 heads"),
         ("folds=[0]", "folds"),
     ],
