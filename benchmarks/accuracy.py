@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("work", type=Path, nargs="?", default=Path("accuracy"))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/nnUNet_raw/Dataset501_SpinalCordT2w")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trainings side by side")
     options = parser.parse_args()
     work = options.work.resolve()
