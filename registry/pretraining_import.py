@@ -143,7 +143,7 @@ def _only_volumes(images: list[Found]) -> list[Found]:
 
     def judge(image: Found) -> str:
         try:
-            shape = nib.load(image.path).shape  # type: ignore[attr-defined]
+            shape = nib.load(image.path).shape
         except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
             return f"cannot be read: {error}"
         return "" if len(shape) == AXES else f"{len(shape)} axes: a series is no volume"
