@@ -170,6 +170,7 @@ def test_a_training_on_the_processor_asks_for_no_gpu(repo: Path, cluster: Path) 
         (["--set", "slurm.mem=much"], 1, "mem = 'much'"),
         (["--set", "epochs=-3"], 1, "epochs = -3"),
         (["--max-time", "3"], 2, "slurm.time"),
+        (["--validation-only"], 2, "--validation-only is for --launcher local"),
     ],
 )
 def test_what_is_wrong_is_said_before_a_job_is_queued(repo, cluster, mreg, arguments, status, message) -> None:

@@ -78,6 +78,8 @@ def command(
         overrides["from_scratch"] = True
     wanted = {key.removeprefix("slurm."): overrides.pop(key) for key in list(overrides) if key.startswith("slurm.")}
     if launcher == "slurm":
+        if validation_only:
+            raise click.UsageError("--validation-only is for --launcher local")
         _submit(
             find_repo(repo), overrides, wanted, gpus=gpus, restart=restart, max_minutes=max_minutes, as_json=as_json
         )
