@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from registry import output, training, workers
 from registry.errors import MregError, NotFoundError
-from registry.files import read_json
+from registry.files import read_json, sha256
 from registry.lesion_model import CONFIGURATION, PLANS, RECIPE, TRAINER, is_lesion_model
+from registry.runs import FINAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +45,7 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
             f"{path}: no label {settings['cord_label']!r}, and the window follows the cord",
             hint="--set cord_label=NAME, or a model that finds the cord: --set cord_model=NAME@TAG",
         )
+    weights = _weights(repo, settings)
     training.keep_contract(repo, dataset_json)
     with output.stage("hash the dataset"):
         digest = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
@@ -51,8 +53,21 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     name = training.short_digest(json.dumps(counts, sort_keys=True), digest)
     return training.Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=dataset_json, digest=digest,
-        trainer_file=None, run=repo.runs / f"{NAME}-{name}",
+        trainer_file=None, run=repo.runs / f"{NAME}-{name}", pretrained=weights,
     )  # fmt: skip
+
+
+def _weights(repo: Repo, settings: dict[str, Any]) -> Path | None:
+    """Return the checkpoint that a training starts from; in its settings the SHA-256 takes the place of the path."""
+    if not settings["start_from"]:
+        return None
+    path = repo.root / settings["start_from"]
+    found = [path] if path.is_file() else sorted(path.glob(f"fold_*/{FINAL}"))
+    if not found:
+        raise NotFoundError(f"{path}: no {FINAL}", hint=f"name a run of recipe {NAME} or pretrain, or a checkpoint")
+    settings["start_from"] = sha256(found[0])
+    file: Path = found[0].resolve()
+    return file
 
 
 def cache(repo: Repo, planned: Planned) -> Path:
@@ -60,9 +75,7 @@ def cache(repo: Repo, planned: Planned) -> Path:
     return repo.data / "preprocessed" / f"{planned.dataset.name}-{NAME}-{training.short_digest(planned.digest)}"
 
 
-def job(
-    repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, weights: Path | None = None
-) -> dict[str, Any]:
+def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
     """Return the worker's job of a training."""
     if gpus > 1:
         raise MregError(f"--gpus {gpus}: recipe {NAME} trains on one GPU", hint="train the folds side by side: --fold")
@@ -77,7 +90,7 @@ def job(
         "settings": settings,
         "splits": training.splits_of(dataset),
         "cords": _cords_of_dataset(repo, planned),
-        "weights": str(weights) if weights else None,
+        "weights": str(planned.pretrained) if planned.pretrained else None,
         "max_minutes": max_minutes,
         "config": {
             "recipe": NAME,

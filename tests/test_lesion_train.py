@@ -17,7 +17,7 @@ from trainers.lesion import predict, train
 from trainers.lesion.chain import find_line, prepare
 from trainers.lesion.config import LesionSettings
 from trainers.lesion.index import read_index
-from trainers.lesion.network import LesionNet, build, load, save, take_weights, write_plans
+from trainers.lesion.network import LesionNet, begin, build, load, save, write_plans
 from trainers.lesion.sliding import predict_volume, starts
 from trainers.lesion.task import dice_loss, sampling
 
@@ -128,12 +128,43 @@ def test_a_training_starts_from_another_ones_weights(table: Path, trained: Path,
     weights = trained / "run" / "fold_0" / "checkpoint_final.pth"
     train.run(training_job(table, tmp_path, weights=str(weights), epochs=1, iterations=1))
     assert "starts from checkpoint_final.pth: " in capsys.readouterr().err
-    other = build(LesionSettings.model_validate({"base": 3}))
     with pytest.raises(TrainingError, match="no tensor fits"):
-        take_weights(torch.nn.Linear(2, 2), weights)
-    torch.save({"network_weights": other.state_dict()}, tmp_path / "other.pth")
-    taken, there = take_weights(build(LesionSettings.model_validate({"base": 3})), tmp_path / "other.pth")
-    assert taken == there > 0
+        begin(torch.nn.Linear(2, 2), LesionSettings.model_validate({}), weights)
+
+
+def test_a_training_starts_from_a_pretrained_encoder_of_its_own_size_only(tmp_path: Path) -> None:
+    from trainers.nets.resenc import ResEncConfig, unet
+    from trainers.pretraining.checkpoint import downstream
+
+    size = {"features": [4, 8, 8], "blocks": [1, 1, 1], "depth": 3, "net": "resenc"}
+    settings = LesionSettings.model_validate(size)
+    config = ResEncConfig(features=(4, 8, 8), blocks=(1, 1, 1))
+    plan = {
+        "architecture_plans": {
+            "arch_class_name": "ResidualEncoderUNet", "arch_kwargs": config.keywords(),
+            "arch_kwargs_requiring_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+        "pretrain_plan": {"configurations": {"onemmiso": {"patch_size": [16, 16, 16]}}},
+        "pretrain_num_input_channels": 1, "recommended_downstream_patchsize": [16, 16, 16],
+        "key_to_encoder": "encoder.stages", "key_to_stem": "encoder.stem",
+        "keys_to_in_proj": ["encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"],
+        "key_to_lpe": None,
+    }  # fmt: skip
+    source = unet(config)
+    assert type(downstream(plan)) is type(source)
+    torch.save(
+        {"network_weights": source.state_dict(), "nnssl_adaptation_plan": plan, "trainer_name": "x", "init_args": {}},
+        tmp_path / "encoder.pth",
+    )
+    module = build(settings)
+    assert begin(module, settings, tmp_path / "encoder.pth")
+    for key, value in module.state_dict().items():
+        if key.startswith("encoder."):
+            assert torch.equal(value, source.state_dict()[key]), key
+    for other in ({"net": "unet"}, {**size, "features": [4, 8, 16]}):
+        settings = LesionSettings.model_validate(other)
+        with pytest.raises(TrainingError, match="another net than"):
+            begin(build(settings), settings, tmp_path / "encoder.pth")
 
 
 def test_wrong_splits_and_sets_without_lesions_are_refused(table: Path, tmp_path: Path) -> None:

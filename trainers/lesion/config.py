@@ -63,7 +63,14 @@ class LesionSettings(GeometrySettings):
     )
     net: Literal["unet", "resenc"] = Field("unet", description="3D U-Net of the first lesion models, or ResEnc")
     base: Positive = Field(16, description="unet: channels of the first convolution")
-    depth: Annotated[int, Field(ge=2, le=5)] = Field(3, description="unet: levels; resenc: stages")
+    depth: Annotated[int, Field(ge=2, le=6)] = Field(3, description="unet: levels; resenc: stages")
+    features: tuple[Positive, ...] = Field(
+        (32, 64, 128, 256, 320, 320), description="resenc: channels of each stage, as many as depth says"
+    )
+    blocks: tuple[Positive, ...] = Field((1, 3, 4, 6, 6, 6), description="resenc: residual blocks of each stage")
+    start_from: str = Field(
+        "", description="run or checkpoint to start from: of this recipe, or a pre-trained ResEnc (mreg train --from)"
+    )
     norm: Literal["instance", "batch"] = Field("instance", description="unet: normalisation")
     patch: tuple[Positive, ...] = Field(
         (48, 48, 48), min_length=3, max_length=3, description="patch in voxels, along z, y, x"
@@ -105,7 +112,9 @@ class LesionSettings(GeometrySettings):
 
     @model_validator(mode="after")
     def _fits(self) -> LesionSettings:
-        """Refuse patches that the net cannot halve or that are wider than the window."""
+        """Refuse patches that the net cannot halve or that are wider than the window, and nets without all stages."""
+        if min(len(self.features), len(self.blocks)) < self.depth:
+            raise ValueError(f"features and blocks are shorter than depth = {self.depth}")
         step = 2 ** (self.depth - 1)
         if any(size % step for size in self.patch):
             raise ValueError(f"patch {self.patch} is not divisible by {step}, as a net of depth {self.depth} needs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from trainers.nets.resenc import ResEncConfig
+
 PLANS_FILE = "plans.json"
 CONFIGURATION = "3d"
 AXES = {"IS": 0, "AP": 1, "RL": 2}  # of patches (Z, Y, X) in RPI
-STAGE_FEATURES = (32, 64, 128, 256, 320)
-STAGE_BLOCKS = (1, 3, 4, 6, 6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +39,9 @@ class LesionNet:
 def build(settings: LesionSettings) -> nn.Module:
     """Return an untrained net: images (B, 1, Z, Y, X) to logits (B, 1, Z, Y, X)."""
     if settings.net == "resenc":
-        from trainers.nets.resenc import ResEncConfig, unet
+        from trainers.nets.resenc import unet
 
-        config = ResEncConfig(features=STAGE_FEATURES[: settings.depth], blocks=STAGE_BLOCKS[: settings.depth])
-        return unet(config)
+        return unet(_resenc(settings))
     from trainers.nets.unet3d import UNet3D, UNet3DConfig
 
     return UNet3D(UNet3DConfig(depth=settings.depth, base=settings.base, norm=settings.norm))
@@ -96,19 +95,42 @@ def load(model: Path, fold: int | str, device: torch.device, *, half: bool = Fal
     )  # fmt: skip
 
 
-def take_weights(module: nn.Module, path: Path) -> tuple[int, int]:
-    """Start from a checkpoint's weights: those with a tensor of the same name and shape are taken.
+def begin(module: nn.Module, settings: LesionSettings, path: Path) -> str:
+    """Give an untrained net the weights of a checkpoint, and say what was taken.
 
-    Returns how many parameters were taken, and how many there are. Raises `TrainingError` where none fits.
+    Of this recipe's checkpoints, tensors of the same name and shape are taken; of a pre-trained ResEnc the encoder, all
+    of it. Raises `TrainingError` where nothing fits.
     """
-    state: Any = checkpoints.load_state(path, torch.device("cpu"))
-    for key in ("network_weights", "module", "state_dict"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-            break
+    state = checkpoints.load_state(path, torch.device("cpu"))
+    if state.get("trainer_name") != TRAINER:
+        return _begin_pretrained(module, settings, path)
     own = module.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and getattr(v, "shape", None) == own[k].shape}
+    given = state["network_weights"].items()
+    fits = {key: value for key, value in given if key in own and value.shape == own[key].shape}
     if not fits:
         raise TrainingError(f"{path}: no tensor fits the net", hint="use the net and size that it was trained with")
     module.load_state_dict({**own, **fits})
-    return sum(own[key].numel() for key in fits), sum(value.numel() for value in own.values())
+    return f"{len(fits)} of {len(own)} tensors"
+
+
+def _begin_pretrained(module: nn.Module, settings: LesionSettings, path: Path) -> str:
+    from trainers.nets.resenc import ResEncConfig
+    from trainers.pretraining.checkpoint import encoder_of
+    from trainers.pretraining.checkpoint import load as load_pretrained
+    from trainers.pretraining.finetuning import start_from
+
+    pretrained = load_pretrained(path)
+    encoder = encoder_of(pretrained.plan)
+    if not isinstance(encoder, ResEncConfig):
+        raise TrainingError(f"{path}: recipe lesion starts from ResEnc encoders, this is a Primus")
+    mine = _resenc(settings)
+    if settings.net != "resenc" or (encoder.features, encoder.blocks) != (mine.features, mine.blocks):
+        wanted = f"depth={len(encoder.features)}, features={list(encoder.features)}, blocks={list(encoder.blocks)}"
+        raise TrainingError(f"{path}: another net than net = {settings.net!r}", hint=f"--set net=resenc, {wanted}")
+    return str(start_from(module, pretrained).summary)
+
+
+def _resenc(settings: LesionSettings) -> ResEncConfig:
+    from trainers.nets.resenc import ResEncConfig
+
+    return ResEncConfig(features=settings.features[: settings.depth], blocks=settings.blocks[: settings.depth])

@@ -22,7 +22,7 @@ from trainers.lesion.chain import read_lesions
 from trainers.lesion.config import LesionSettings
 from trainers.lesion.evaluate import DEFAULT, choose_threshold, lesion_scores, summary
 from trainers.lesion.index import Case, from_bids, from_nnunet, read_index
-from trainers.lesion.network import LesionNet, build, load, save, take_weights, write_plans
+from trainers.lesion.network import LesionNet, begin, build, load, save, write_plans
 from trainers.lesion.pictures import draw_predictions, draw_sheet
 from trainers.lesion.prepare import CutCases, fill_store, fit
 from trainers.lesion.sliding import predict_volume
@@ -184,8 +184,7 @@ def first_module(settings: LesionSettings, place: Path, progress: Progress, weig
     seed_everything(settings.seed + sum(place.name.encode()))
     module = build(settings)
     if weights is not None:
-        taken, there = take_weights(module, weights)
-        progress.say(f"starts from {weights.name}: {taken} of {there} parameters")
+        progress.say(f"starts from {weights.name}: {begin(module, settings, weights)}")
     return module
 
 
