@@ -12,6 +12,7 @@ from registry.classifier import is_classifier
 from registry.demo_data import has_template
 from registry.errors import MregError, NotFoundError
 from registry.files import sha256
+from registry.lesion_model import is_lesion_model
 from registry.manifest import MANIFEST_NAME
 from registry.model_toml import Repo, find_repo
 from registry.release_plan import require_tag
@@ -56,7 +57,6 @@ def package(
         if repo is None:
             raise MregError(f"{run.path}: lies in no model's repo, so there is no dist folder", hint="name one: -o DIR")
         out = repo.dist / tag
-    reference = reference and not is_classifier(run.path)
     with output.stage(f"package {run.path.name}"):
         return build(
             run,
@@ -69,18 +69,21 @@ def package(
             half=half,
             per_fold=per_fold if per_fold is not None else bool(repo and repo.toml.release.per_fold),
             repo=repo,
-            reference=reference_of(out, reference_image) if reference else None,
+            reference=reference_of(run, out, reference_image) if reference else None,
         )
 
 
 def reference_of(
-    out: Path, image: Path | None = None, known: Manifest | None = None
+    run: Run, out: Path, image: Path | None = None, known: Manifest | None = None
 ) -> Callable[[Path], Reference | None] | None:
     """Return what runs an archive once it is made; None, with a word on it, where nothing here can run it.
 
-    An archive that the manifest in `out` has, or `known`, which is published, is not run again. An image that the user
-    named is an error where it cannot be used.
+    Only what is run as SCT runs models has a reference: no classifier, no lesion model. An archive that the manifest in
+    `out` has, or `known`, which is published, is not run again. An image that the user named is an error where it
+    cannot be used.
     """
+    if is_classifier(run.path) or is_lesion_model(run.path):
+        return None
     make = None if known and image is None and not workers.installed() else _runner(out, image)
     if known is None:
         return make

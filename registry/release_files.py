@@ -127,8 +127,9 @@ def _build(repo: Repo, tag: str, options: Options, before: Manifest | None, out:
     split = options.per_fold
     if split is None:
         split = bool(before.parts) if before else repo.toml.release.per_fold
+    run = options.run or latest_run(repo.runs)
     archive.build(
-        options.run or latest_run(repo.runs),
+        run,
         repo.name,
         tag,
         out,
@@ -138,7 +139,7 @@ def _build(repo: Repo, tag: str, options: Options, before: Manifest | None, out:
         half=options.half or bool(like and like.weights.dtype == "float16"),
         per_fold=split,
         repo=repo,
-        reference=packaging.reference_of(out, known=known) if options.reference else None,
+        reference=packaging.reference_of(run, out, known=known) if options.reference else None,
     )
 
 

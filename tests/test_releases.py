@@ -16,7 +16,7 @@ from fixtures_stores import NAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry import archive, notes, read_back, releases, workers
+from registry import archive, notes, packaging, read_back, releases, workers
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, RegistryError
 from registry.files import sha256
 from registry.findings import Finding, Report
@@ -26,7 +26,7 @@ from registry.published import read_manifest
 from registry.release_files import CHECKSUMS, Options
 from registry.release_plan import LocalAsset, make_plan, next_free_tag, require_tag
 from registry.releases import release, release_path
-from registry.runs import read_run
+from registry.runs import Run, read_run
 from registry.stores import Asset, Release
 from registry.stores.folder import FolderStore
 from registry.stores.github import GitHubStore
@@ -496,6 +496,12 @@ def test_what_the_release_packs_has_a_reference_output_and_a_published_one_stays
     release(repo, registry, tag="r20260301")
     newest = registry.releases(NAME)[0]
     assert read_manifest(registry, newest).models[0].reference is None
+
+
+@pytest.mark.parametrize("plans", ["ClassificationPlans", "LesionPlans"])
+def test_what_is_not_run_as_sct_runs_models_has_no_reference(tmp_path, with_torch, plans):
+    (tmp_path / "plans.json").write_text(json.dumps({"plans_name": plans}))
+    assert packaging.reference_of(Run(tmp_path, {}), tmp_path) is None
 
 
 def test_a_release_is_compared_with_the_one_before(registry, repo_with_run):
