@@ -116,3 +116,16 @@ def test_what_the_window_needs_is_asked_for(repo, environment, tmp_path) -> None
     assert "no label 'tumour'; there are: background, sc, lesion" in done.stderr
     done = run_mreg("train", "--set", "cord_label=cord", cwd=repo, **environment)
     assert "--set cord_model=NAME@TAG" in done.stderr
+
+
+def test_another_model_says_where_the_cord_is(repo, environment, trained_repo, tmp_path) -> None:
+    """The tissue model's label maps stand for a cord's; an untrained one may see nothing, which is told."""
+    run, finder = next((repo / "runs").iterdir()), next((trained_repo / "runs").glob("2d-*"))
+    image = repo / "data" / "raw" / DATASET / "imagesTr" / f"{CASES[1]}_0000.nii.gz"
+    done = run_mreg("predict", run, image, "-o", tmp_path, "--cord-model", finder, cwd=repo, **environment)
+    assert done.returncode == 0 or "the cord mask is empty" in done.stderr
+    if done.returncode == 0:
+        found = nib.load(tmp_path / f"{CASES[1]}.nii.gz")
+        assert found.shape == nib.load(image).shape
+    done = run_mreg("predict", finder, image, "-o", tmp_path, "--cord", image, cwd=repo, **environment)
+    assert "does not look around a cord" in done.stderr

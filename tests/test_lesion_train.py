@@ -106,6 +106,7 @@ def test_predictions_lie_on_their_images_and_are_measured(table: Path, trained: 
                      "cases": [{"name": "x", "images": [str(case.image)], "folds": ["0"]}]})  # fmt: skip
 
 
+@pytest.mark.long
 def test_stopped_it_goes_on_and_ends_with_the_same_weights(table: Path, trained: Path, tmp_path: Path) -> None:
     stopped = 0
     for _ in range(40):
