@@ -35,7 +35,7 @@ def findings(target: str | Path | Tree, ref: str, registry: str | None) -> Itera
     that is none, and what reading the release can raise; a target that cannot be read is a finding.
     """
     try:
-        new, accepted, registry = _subject(target, registry)
+        new, accepted, registry = _subject(target, registry, asks=_in_registry(ref) is not None)
     except MregError as error:
         yield Finding(code="CHANGE010", message=printable(error.message), hint=error.hint)
         return
@@ -70,8 +70,8 @@ def compare(old: Snapshot, new: Snapshot, registry: str | None = None) -> list[C
 
 def previous(new: Snapshot, ref: str, registry: str | None) -> Snapshot | None:
     """Return the release to compare with, None where a model has none yet."""
-    parsed = refs.RepoRef(new.name) if ref == LATEST else None if "/" in ref else refs.parse(ref)
-    if not isinstance(parsed, refs.RepoRef) or parsed.tag:
+    parsed = _in_registry(ref, new.name)
+    if parsed is None or parsed.tag:
         return snapshot_sources.read(ref, registry)
     if not parsed.name:
         raise MregError(f"{new.title}: nobody says which model this is", hint="name the release: --against NAME@TAG")
@@ -87,8 +87,21 @@ def previous(new: Snapshot, ref: str, registry: str | None) -> Snapshot | None:
     return snapshot_sources.of_release(store, good[0]) if good else None
 
 
-def _subject(target: str | Path | Tree, registry: str | None) -> tuple[Snapshot, tuple[str, ...], str | None]:
-    """Return a target of `mreg check`, what its model.toml accepts, and the registry where its releases are."""
+def _in_registry(ref: str, name: str = "") -> refs.RepoRef | None:
+    """Return the release that a ref means where it is one of a registry, None for a path or an address."""
+    if ref == LATEST:
+        return refs.RepoRef(name)
+    parsed = None if "/" in ref else refs.parse(ref)
+    return parsed if isinstance(parsed, refs.RepoRef) else None
+
+
+def _subject(
+    target: str | Path | Tree, registry: str | None, *, asks: bool
+) -> tuple[Snapshot, tuple[str, ...], str | None]:
+    """Return a target of `mreg check`, what its model.toml accepts, and the registry where its releases are.
+
+    `asks`: whether the registry is asked for something anyway; else nobody goes to the network for a local file.
+    """
     if not isinstance(target, str | Path):
         return snapshot_sources.of_tree(target), _accepted(RepoFiles(target, target.name)), registry
     if Path(target).exists():
@@ -97,7 +110,8 @@ def _subject(target: str | Path | Tree, registry: str | None) -> tuple[Snapshot,
             repo = model_toml.find_repo(path)
         except MregError:  # outside a working copy: the draft that the release workflow has downloaded
             new = snapshot_sources.of_path(path)
-            accepted = _accepted_at(open_store(registry), refs.RepoRef(new.name, new.tag)) if new.name else ()
+            known = asks and new.name
+            accepted = _accepted_at(open_store(registry), refs.RepoRef(new.name, new.tag)) if known else ()
             return new, accepted, registry
         return snapshot_sources.of_path(path), repo.toml.release.accept, registry
     named = remote.REPOSITORY.fullmatch(str(target))
