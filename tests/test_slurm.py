@@ -87,14 +87,17 @@ def wait_for(condition, what: str) -> None:
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the job's processes in /proc")
 def test_a_preempted_job_saves_is_queued_again_and_ends_as_if_nothing_had_happened(
-    repo: Path, trained_repo: Path, monkeypatch: pytest.MonkeyPatch
+    repo: Path, trained_repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = the_run(repo)
-    shutil.rmtree(run / "fold_0")
+    straight = Path(shutil.copytree(trained_repo, tmp_path / "straight" / trained_repo.name, symlinks=True))
+    longer = {"iterations": 150}  # so that seconds are left when the first checkpoint is there
+    done = run_mreg("train", "--json", "--set", "iterations=150", cwd=straight)
+    assert done.returncode == 0, done.stderr
     jobs, submit = [], slurm._submit
     monkeypatch.setattr(slurm, "_submit", lambda *a: jobs.append(submit(*a)) or jobs[0])
-    submitted = slurm.submit(find_repo(repo), {}, {}, cluster="local")
-    assert submitted.run == run
+    submitted = slurm.submit(find_repo(repo), longer, {}, cluster="local")
+    run = submitted.run
+    assert run.name == Path(json.loads(done.stdout)["run"]).name
     controller = int(submitted.job)
     wait_for((run / "fold_0" / "checkpoint_latest.pth").exists, "the first checkpoint")
     (task,) = children(controller)
@@ -113,7 +116,7 @@ def test_a_preempted_job_saves_is_queued_again_and_ends_as_if_nothing_had_happen
     job._process.wait(timeout=120)
     assert job.result() == {"run": str(run), "trained": [0], "done_before": []}
     assert "continues at epoch" in log.read_text()
-    assert losses(run) == losses(the_run(trained_repo))
+    assert losses(run) == losses(Path(json.loads(done.stdout)["run"]))
 
 
 def test_the_batch_script_asks_for_what_was_said_and_runs_the_training(repo: Path, cluster: Path) -> None:

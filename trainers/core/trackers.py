@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from trainers.core.errors import TrainingError
@@ -86,9 +87,10 @@ def draw(folder: Path) -> None:
             style = "-" if len(points) >= FEWEST_POINTS else "o"
             axes.plot(*zip(*points, strict=True), style, label=key.replace("_", " "))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", ncols=1 + len(group) // 6).set_in_layout(False)
         axes.set_xlabel("epoch")
-    with atomic_path(folder / FIGURE) as temporary:
+    with atomic_path(folder / FIGURE) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a legend that does not fit is no reason to end a training
         figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
 
 
