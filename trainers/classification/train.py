@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
 from trainers.classification import figures
@@ -21,9 +20,10 @@ from trainers.classification.preprocess import load, plan_dataset, preprocess_da
 from trainers.classification.task import ClassificationTask
 from trainers.classification.validation import Judged, judged_cases, report
 from trainers.core import checkpoints
-from trainers.core.environment import choose_device, cpu_count, describe, seed_everything
+from trainers.core.environment import cpu_count, describe, ready_device, seed_everything
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
+from trainers.core.job import alone
 from trainers.core.loop import Loop, LoopSettings
 from trainers.core.optimisers import OptimiserSettings
 from trainers.core.progress import Progress
@@ -45,19 +45,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     dataset_json (what the run's says), max_minutes, validation_only.
     """
     run_folder = Path(job["run"])
-    run_folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(run_folder / ".lock", timeout=0), Stopping(job.get("max_minutes")) as stopping:
-            return _run(job, run_folder, Progress(), stopping)
-    except Timeout:
-        raise TrainingError(
-            f"{run_folder}: another process is training here", hint="wait for it, or end it first"
-        ) from None
+    with alone(run_folder), Stopping(job.get("max_minutes")) as stopping:
+        return _run(job, run_folder, Progress(), stopping)
 
 
 def _run(job: dict[str, Any], run_folder: Path, progress: Progress, stopping: Stopping) -> dict[str, Any]:
     settings = ClassificationSettings.model_validate(job["settings"]).resolved()
-    device = _device(settings.device)
+    device = ready_device(settings.device)
     progress.say(f"device: {device} ({torch.get_num_threads()} threads)")
     dataset = read_dataset(Path(job["dataset"]))
     plan, store = prepare(dataset, Path(job["cache"]), settings, progress)
@@ -172,11 +166,3 @@ def pool(run_folder: Path, dataset: Dataset, seed: int) -> None:
     document = report(plan, list(judged.values()), seed=seed)
     write_json(run_folder / VALIDATION, document)
     figures.draw(run_folder, plan, list(judged.values()), document)
-
-
-def _device(wanted: str) -> torch.device:
-    device = choose_device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device 'cuda' was asked for and there is none", hint="--device cpu, or mend the driver")
-    torch.set_num_threads(cpu_count() if device.type == "cpu" else 1)
-    return device

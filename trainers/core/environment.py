@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainers.core.errors import TrainingError
+
 PACKAGES = (
     "mreg", "torch", "numpy", "scipy", "nibabel", "SimpleITK", "blosc2", "nnunetv2", "batchgenerators",
     "batchgeneratorsv2", "dynamic-network-architectures", "acvl-utils", "scikit-image",
@@ -73,7 +75,15 @@ def free_memory() -> int | None:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the device of that name; `auto` takes CUDA, then Apple's MPS, then the CPU."""
+    """Return the device of that name; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises `TrainingError` for a GPU that is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(wanted.partition(":")[0], True):
+        raise TrainingError(
+            f"device {wanted!r} was asked for and there is none", hint="--device cpu, or mend the driver"
+        )
     if wanted != "auto":
         return torch.device(wanted)
     if torch.cuda.is_available():
@@ -81,6 +91,13 @@ def choose_device(wanted: str) -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def ready_device(wanted: str) -> torch.device:
+    """Choose the device of a training; on a CPU torch gets every processor that this process may use."""
+    device = choose_device(wanted)
+    torch.set_num_threads(cpu_count() if device.type == "cpu" else 1)
+    return device
 
 
 def bf16_here(device: torch.device) -> bool:

@@ -7,14 +7,17 @@ import errno
 import json
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -38,6 +41,21 @@ def run_job(path: Path, work: Callable[[dict[str, Any]], dict[str, Any]]) -> int
         return 1
     write_json(result, {"ok": True, **answer})
     return 0
+
+
+@contextmanager
+def alone(run_folder: Path) -> Iterator[None]:
+    """Make the folder of a run, and keep other trainings out of it; the kernel lets go when the process dies."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(
+            f"{run_folder}: another process is training here", hint="wait for it, or end it first"
+        ) from None
+    with lock:
+        yield
 
 
 def _end_in_order() -> None:

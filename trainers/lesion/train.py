@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from trainers.core import checkpoints
-from trainers.core.environment import choose_device, cpu_count, describe, seed_everything
+from trainers.core.environment import cpu_count, describe, ready_device, seed_everything
 from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
+from trainers.core.job import alone
 from trainers.core.loop import Loop, LoopSettings
 from trainers.core.metrics import mean_scores
 from trainers.core.optimisers import OptimiserSettings
@@ -48,19 +48,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from) and max_minutes.
     """
     folder = Path(job["run"])
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0), Stopping(job.get("max_minutes")) as stopping:
-            return _run(job, folder, Progress(), stopping)
-    except Timeout:
-        raise TrainingError(
-            f"{folder}: another process is training here", hint="wait for it, or end it first"
-        ) from None
+    with alone(folder), Stopping(job.get("max_minutes")) as stopping:
+        return _run(job, folder, Progress(), stopping)
 
 
 def _run(job: dict[str, Any], folder: Path, progress: Progress, stopping: Stopping) -> dict[str, Any]:
     settings = LesionSettings.model_validate(job["settings"])
-    device = _device(settings.device)
+    device = ready_device(settings.device)
     progress.say(f"device: {device} ({torch.get_num_threads()} threads)")
     cases = read_cases(Path(job["dataset"]), settings, job.get("cords") or {})
     learning = [case for case in cases if case.split != "test"]
@@ -233,12 +227,3 @@ def _finish(place: Path, net: LesionNet, cut: CutCases, names: list[str], device
             "summary": summary(scores),
         },
     )  # fmt: skip
-
-
-def _device(wanted: str) -> torch.device:
-    device = choose_device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device 'cuda' was asked for and there is none", hint="--device cpu, or mend the driver")
-    if device.type != "cpu":
-        torch.set_num_threads(1)  # a CPU keeps torch's own number, which follows OMP_NUM_THREADS
-    return device

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from threadpoolctl import threadpool_limits
 
 from trainers.core import checkpoints, trackers
 from trainers.core.distributed import Ranks, join
-from trainers.core.environment import choose_device, cpu_count, describe, seed_everything
+from trainers.core.environment import cpu_count, describe, ready_device, seed_everything
 from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
+from trainers.core.job import alone
 from trainers.core.loop import Loop, LoopSettings
 from trainers.core.progress import Progress
 from trainers.core.spawning import in_processes
@@ -47,20 +47,14 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     config.json says), gpus, max_minutes.
     """
     run_folder = Path(job["run"])
-    run_folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(run_folder / ".lock", timeout=0), Stopping(job.get("max_minutes")) as stopping:
-            return _run(job, run_folder, Progress(), stopping)
-    except Timeout:
-        raise TrainingError(
-            f"{run_folder}: another process is training here", hint="wait for it, or end it first"
-        ) from None
+    with alone(run_folder), Stopping(job.get("max_minutes")) as stopping:
+        return _run(job, run_folder, Progress(), stopping)
 
 
 def _run(job: dict[str, Any], run_folder: Path, progress: Progress, stopping: Stopping) -> dict[str, Any]:
     settings = PretrainingSettings.model_validate(job["settings"])
     method, net = build(settings)
-    device = _device(settings.device)
+    device = ready_device(settings.device)
     progress.say(f"device: {device} ({torch.get_num_threads()} threads)")
     how = Preparation(
         configuration=settings.configuration, threads=cpu_count(),
@@ -175,14 +169,6 @@ def _history(folder: Path) -> dict[str, Any]:
         "lrs": [line.get("learning_rate") for line in lines],
     }  # fmt: skip
     return {"logging": logging, "best": min(known) if known else None}
-
-
-def _device(wanted: str) -> torch.device:
-    device = choose_device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device 'cuda' was asked for and there is none", hint="--device cpu, or mend the driver")
-    torch.set_num_threads(cpu_count() if device.type == "cpu" else 1)
-    return device
 
 
 def _threads(settings: PretrainingSettings, device: torch.device) -> int:

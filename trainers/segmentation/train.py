@@ -12,10 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
+from trainers.core.job import alone
 from trainers.core.progress import Progress
 from trainers.core.stopping import Stopped, Stopping
 from trainers.segmentation.config import SegmentationSettings
@@ -36,29 +35,19 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """
     settings = SegmentationSettings.model_validate(job["settings"])
     run_folder = Path(job["run"])
-    run_folder.mkdir(parents=True, exist_ok=True)
     progress = Progress()
-    try:
-        lock = FileLock(run_folder / ".lock", timeout=0)
-        with lock, _talk_to(run_folder / "train.log"):
-            return _train(job, settings, run_folder, progress)
-    except Timeout:
-        raise TrainingError(
-            f"{run_folder}: another process is training here", hint="wait for it, or end it first"
-        ) from None
+    with alone(run_folder), _talk_to(run_folder / "train.log"):
+        return _train(job, settings, run_folder, progress)
 
 
 def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path, progress: Progress) -> dict[str, Any]:
     workers = _set_environment(Path(job["cache"]), settings)
     import torch
 
-    from trainers.core.environment import choose_device, cpu_count, describe
+    from trainers.core.environment import cpu_count, describe, ready_device
     from trainers.segmentation.prepare import prepare
 
-    device = choose_device(settings.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device 'cuda' was asked for and there is none", hint="--device cpu, or mend the driver")
-    torch.set_num_threads(cpu_count() if device.type == "cpu" else 1)
+    device = ready_device(settings.device)
     progress.say(f"device: {device} ({torch.get_num_threads()} threads, {workers} loader threads)")
     beginning = _beginning(job, settings)
     prepared = prepare(Path(job["dataset"]), Path(job["cache"]), settings, cpu_count(), progress)
