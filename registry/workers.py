@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,11 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[int, tuple[str, ...]]:
     here = threading.current_thread() is threading.main_thread()  # signals can be taken there only
     handlers = {number: signal.signal(number, tell) for number in TOLD if here}
     try:
-        return process.wait(), tuple(told)
+        while True:
+            # Not without a timeout: where another thread gets the signal, the system goes on waiting, and `tell` would
+            # have its turn when the worker has ended.
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=1), tuple(told)
     except BaseException:
         process.terminate()
         process.wait()
