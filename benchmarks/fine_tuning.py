@@ -1,0 +1,141 @@
+"""Does pre-training help? Fine-tuned against from scratch with the same budget, three seeds, held-out subjects.
+
+    python benchmarks/fine_tuning.py [WORK] [--data SHARED_DATA] [--seeds N] [--steps N ...] [--pretraining-steps N]
+
+A small ResEnc is pre-trained once with a masked autoencoder on the images of Dataset530; recipe `nnunet` then trains
+its network on the spinal cord of Dataset501, each subject held out once: from scratch, with the encoder's weights at
+the rate of the recipe, and with them at the rate of the training from scratch. Nobody is in both data sets. Everything
+goes through `mreg train`, in processes of one thread; what is done stays in WORK, so the script can be killed and
+started again. Prints a table: Dice of the held-out cases, mean and standard deviation over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+IMAGES, CASES = "Dataset530_SpineSSL", "Dataset501_SpinalCordT2w"
+EPOCHS = 10  # the schedules move with each
+FOLDS = 3
+ARMS: dict[str, tuple[str, ...]] = {
+    "from scratch, 0.01": ("--from-scratch",),
+    "fine-tuned, warm-up to 0.001": (),
+    "fine-tuned, warm-up to 0.01": ("--set", "initial_lr=0.01"),
+}
+ENCODER = f"""\
+[model]
+name = "model_pretrain_spine"
+
+[data]
+dataset = "data/raw/{IMAGES}"
+
+[train]
+recipe = "pretrain"
+method = "mae"
+encoder = "resenc"
+profile = "tiny"
+encoder_options = {{features = [8, 16, 32, 64], blocks = [1, 1, 1, 1]}}
+epochs = 20
+batch_size = 4
+device = "cpu"
+"""
+MODEL = f"""\
+[model]
+name = "model_seg_sc_t2"
+
+[data]
+dataset = "data/raw/{CASES}"
+
+[train]
+recipe = "nnunet"
+configuration = "3d_fullres"
+patch_size = [40, 40, 32]
+batch_size = 2
+epochs = {EPOCHS}
+val_iterations = 1
+folds = {list(range(FOLDS))}
+precision = "native"
+device = "cpu"
+"""
+
+
+def repo(folder: Path, text: str, dataset: Path) -> Path:
+    """Return a model's folder with that model.toml and a link to its data."""
+    link = folder / "data" / "raw" / dataset.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(dataset.resolve(), target_is_directory=True)
+    (folder / "model.toml").write_text(text)
+    return folder
+
+
+def train(folder: Path, *flags: str) -> Path:
+    """Run `mreg train` in a folder, which goes on where it stopped; return the run."""
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "registry", "train", "--json", *flags], cwd=folder, text=True, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"mreg train {' '.join(flags)}:\n{done.stderr[-3000:]}")
+    answer = json.loads(done.stdout)
+    if answer["trained"]:
+        print(f"{folder.name} {' '.join(flags)}: {time.monotonic() - start:.0f} s", flush=True)
+    return folder / answer["run"]
+
+
+def dice(run: Path) -> float:
+    """Return the mean Dice of a run's held-out cases."""
+    values: list[float] = []
+    for fold in range(FOLDS):
+        summary = json.loads((run / f"fold_{fold}" / "validation" / "summary.json").read_text())
+        values += [case["metrics"]["1"]["Dice"] for case in summary["metric_per_case"]]
+    return statistics.mean(values)
+
+
+def table(found: dict[tuple[int, str], list[float]]) -> str:
+    """Return the measured Dice as Markdown."""
+    lines = ["| steps | start and rate | Dice | of each seed |", "|---|---|---|---|"]
+    for (steps, arm), values in found.items():
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        each = " ".join(f"{value:.3f}" for value in values)
+        lines.append(f"| {steps} | {arm} | {statistics.mean(values):.3f} ± {spread:.3f} | {each} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, nargs="?", default=Path("fine_tuning"))
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, nargs="+", default=[60])
+    parser.add_argument("--pretraining-steps", type=int, default=1000)
+    chosen = parser.parse_args()
+    work: Path = chosen.work.resolve()
+    encoder = repo(work / "encoder", ENCODER, chosen.data / "nnssl_raw" / IMAGES)
+    pretrained = train(encoder, "--set", f"iterations={chosen.pretraining_steps // 20}")
+    lines = [json.loads(line) for line in (pretrained / "fold_all" / "metrics.jsonl").read_text().splitlines()]
+    print(f"pre-training: loss on held-out subjects {lines[0]['val_loss']:.3f} to {lines[-1]['val_loss']:.3f}")
+    model = repo(work / "model", MODEL, chosen.data / "nnUNet_raw" / CASES)
+    found: dict[tuple[int, str], list[float]] = {}
+    for seed in range(chosen.seeds):
+        for steps in chosen.steps:
+            for arm, flags in ARMS.items():
+                length: tuple[Any, ...] = ("--set", f"iterations={steps // EPOCHS}", "--set", f"seed={seed + 1}")
+                run = train(model, "--from", str(pretrained), *length, *flags)
+                found.setdefault((steps, arm), []).append(dice(run))
+        print(table(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
