@@ -30,8 +30,8 @@ ROUNDING = 1e-3  # how far a scaled file's numbers may be from the label values 
 def write_case(source: Source, folder: Path, code: str, threshold: float, values: set[int], channels: int) -> list[str]:
     """Write a case's images and its label map, all in orientation `code`; return what a person should look at.
 
-    A mask counts where it is above `threshold`; a label map may hold `values` only. Raises `IntegrityError` with a line
-    for every file of the case that cannot be used.
+    A case without masks gets no label map. A mask counts where it is above `threshold`; a label map may hold `values`
+    only. Raises `IntegrityError` with a line for every file of the case that cannot be used.
     """
     part = "Ts" if source.test else "Tr"
     images, problems = _read_images(source, channels)
@@ -47,8 +47,9 @@ def write_case(source: Source, folder: Path, code: str, threshold: float, values
     for channel, image in enumerate(images):
         turned = orientation.reorient(image.array, image.affine, code)
         write_volume(folder / f"images{part}" / f"{source.case}_{channel:04d}{ENDING}", *turned)
-    turned = orientation.reorient(label, first.affine, code)
-    write_volume(folder / f"labels{part}" / f"{source.case}{ENDING}", *turned)
+    if source.masks:
+        turned = orientation.reorient(label, first.affine, code)
+        write_volume(folder / f"labels{part}" / f"{source.case}{ENDING}", *turned)
     return _doubts(source.images[0], first)
 
 

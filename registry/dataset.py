@@ -25,7 +25,7 @@ from registry.splits import Folds, subject_splits
 from registry.volumes import WORKERS, is_annex_pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 MOST_LISTED = 20  # of the problems of one kind
@@ -57,13 +57,13 @@ def import_dataset(
     collection = _find(source, contrasts, labels or {}, regions or {}, tests)
     for line in collection.left_out:
         output.warn(f"left out: {line}")
-    _require_files(collection)
+    require_files(collection.sources)
     document = _describe(collection, name, code)
     target = destination / f"Dataset{number:03d}_{document['name']}"
     # What a setting or a file changes in the dataset, it changes here too.
     options = json_text([document, threshold, folds, [(s.case, s.test) for s in collection.sources]])
-    digest = _digest(collection, options)
-    document["source"] = {"kind": collection.kind, **_commit(source), "sha256": digest}
+    digest = digest_of(collection.sources, options)
+    document["source"] = {"kind": collection.kind, **commit_of(source), "sha256": digest}
     destination.mkdir(parents=True, exist_ok=True)
     with alone(destination):
         if target.exists() or target.is_symlink():
@@ -166,9 +166,9 @@ def _write_cases(collection: Collection, folder: Path, document: dict[str, Any],
         raise IntegrityError(listed(sorted(problems)), hint="mend or remove these files, then import again")
 
 
-def _require_files(collection: Collection) -> None:
+def require_files(sources: Sequence[Source]) -> None:
     """Name the files that were never fetched or are not there, and cases of one name, before anything is written."""
-    files = sorted({path for source in collection.sources for path in source.files})
+    files = sorted({path for source in sources for path in source.files})
     pointers = [str(path) for path in files if is_annex_pointer(path)]
     if pointers:
         raise IntegrityError(
@@ -178,7 +178,7 @@ def _require_files(collection: Collection) -> None:
     absent = [f"{path}: no such file" for path in files if not path.is_file()]
     if absent:
         raise NotFoundError(listed(absent), hint="add the files or take the cases out")
-    counts = Counter(source.case for source in collection.sources)
+    counts = Counter(source.case for source in sources)
     if twice := sorted(name for name, count in counts.items() if count > 1):
         raise ConflictError(f"several images would be case {', '.join(twice)}", hint="rename one, or remove it")
 
@@ -189,10 +189,10 @@ def listed(lines: list[str]) -> str:
     return "\n".join([*lines[:MOST_LISTED], *more])
 
 
-def _digest(collection: Collection, options: str) -> str:
+def digest_of(sources: Sequence[Source], options: str) -> str:
     """Return the SHA-256 of everything that the dataset is made from."""
     whole = hashlib.sha256(options.encode())
-    files = [path for source in collection.sources for path in (*source.images, *(mask for mask, _ in source.masks))]
+    files = [path for source in sources for path in (*source.images, *(mask for mask, _ in source.masks))]
     with output.count_progress("read the source", len(files)) as advance, ThreadPoolExecutor(WORKERS) as pool:
         for digest in pool.map(sha256, files):
             whole.update(digest.encode())
@@ -200,7 +200,7 @@ def _digest(collection: Collection, options: str) -> str:
     return whole.hexdigest()
 
 
-def _commit(source: Path) -> dict[str, Any]:
+def commit_of(source: Path) -> dict[str, Any]:
     """Return the commit of a Git(-annex) clone that tracks the source, and whether its files differ from it."""
 
     def git(*arguments: str) -> str:
