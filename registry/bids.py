@@ -45,23 +45,23 @@ def find_bids(
     sources: list[Source] = []
     left_out = []
     for name in sorted(name for name in images if has_tail(name, contrasts[0])):
-        found, missing = _find_case(name, contrasts, tuple(labels.values()), images, masks)
+        found, missing = find_case(name, contrasts, tuple(labels.values()), images, masks)
         if found is None:
             left_out.append(f"{name}: no {', '.join(missing)}")
         else:
-            sources.append(replace(found, test=_subject(root, found.images[0]) in subjects))
+            sources.append(replace(found, test=subject_of(root, found.images[0]) in subjects))
     _require_cases(root, sources, images, masks, subjects)
     return Collection(
         kind="bids",
         sources=tuple(sources),
         channels=contrasts,
         labels=_label_values(labels, regions or {}),
-        about=_about(root),
+        about=about_tree(root),
         left_out=tuple(left_out),
     )
 
 
-def _find_case(
+def find_case(
     name: str, contrasts: tuple[str, ...], tails: tuple[str, ...], images: dict[str, Path], masks: Masks
 ) -> tuple[Source | None, list[str]]:
     """Return the case of an image of the first contrast, or what it lacks."""
@@ -113,7 +113,8 @@ def has_tail(name: str, contrast: str) -> bool:
     return name.endswith(f"_{contrast}")
 
 
-def _subject(root: Path, path: Path) -> str:
+def subject_of(root: Path, path: Path) -> str:
+    """Return the folder sub-… that an image lies in."""
     return path.relative_to(root).parts[0]
 
 
@@ -129,12 +130,12 @@ def _only_contrast(root: Path, images: dict[str, Path], masks: Masks, labels: di
         return suffixes.pop()
     if not suffixes and wanted:
         raise NotFoundError(
-            f"{root}: no image has the masks {', '.join(sorted(wanted))}{_listing(images, masks)}",
+            f"{root}: no image has the masks {', '.join(sorted(wanted))}{listing(images, masks)}",
             hint="choose: --label sc=SC_seg",
         )
     raise (
         MregError(
-            f"{root}: labelled images of several contrasts{_listing(images, masks)}",
+            f"{root}: labelled images of several contrasts{listing(images, masks)}",
             hint="choose: --contrast T2w --label sc=SC_seg",
         )
         if suffixes
@@ -155,12 +156,12 @@ def _only_label(root: Path, images: dict[str, Path], masks: Masks, contrasts: tu
         return {tail.removesuffix(SEGMENTATION).lower(): tail}
     what = "several masks" if tails else "no mask"
     raise MregError(
-        f"{root}: {what} for {', '.join(contrasts)}{_listing(images, masks)}",
+        f"{root}: {what} for {', '.join(contrasts)}{listing(images, masks)}",
         hint="choose: --contrast T2w --label sc=SC_seg",
     )
 
 
-def _listing(images: dict[str, Path], masks: Masks) -> str:
+def listing(images: dict[str, Path], masks: Masks) -> str:
     """Return what could be imported: a line a contrast, with the masks there are and how many."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name in images:
@@ -181,10 +182,10 @@ def _nothing_labelled(root: Path) -> NotFoundError:
 
 
 def _require_cases(root: Path, sources: list[Source], images: dict[str, Path], masks: Masks, tests: set[str]) -> None:
-    subjects = {_subject(root, source.images[0]) for source in sources}
+    subjects = {subject_of(root, source.images[0]) for source in sources}
     if not subjects:
         raise NotFoundError(
-            f"{root}: no image has all of these contrasts and masks{_listing(images, masks)}",
+            f"{root}: no image has all of these contrasts and masks{listing(images, masks)}",
             hint="see --contrast and --label",
         )
     if absent := sorted(tests - subjects):
@@ -210,6 +211,7 @@ def _label_values(labels: dict[str, str], regions: dict[str, list[str]]) -> dict
     return written
 
 
-def _about(root: Path) -> dict[str, str]:
+def about_tree(root: Path) -> dict[str, str]:
+    """Return what dataset_description.json says of the tree, under the keys of dataset.json."""
     path = root / "dataset_description.json"
     return texts(read_json(path), ABOUT) if path.is_file() else {}

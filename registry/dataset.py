@@ -251,9 +251,9 @@ def _require_same(target: Path, digest: str, collection: Collection) -> None:
         )
 
 
-def require_free_number(destination: Path, number: int) -> None:
+def require_free_number(destination: Path, number: int, kind: str = "Dataset") -> None:
     """nnU-Net finds datasets by number: two of one number stop it."""
-    others = [path.name for path in destination.glob(f"Dataset{number:03d}_*")]
+    others = [path.name for path in destination.glob(f"{kind}{number:03d}_*")]
     if others:
         raise ConflictError(
             f"{destination}: number {number} belongs to {others[0]}", hint="choose another --dataset-id"
