@@ -18,7 +18,6 @@ from trainers.classification.plan import CaseFacts, facts, make_plan, resampled_
 from trainers.core.cases import each_case
 from trainers.core.files import read_json, write_json
 from trainers.data.resample import resample_image, resample_labels, slice_axis
-from trainers.data.store import open_volume, write_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +136,8 @@ def preprocess_dataset(dataset: Dataset, plan: Plan, folder: Path, threads: int,
 
 def save(folder: Path, name: str, case: PreparedCase) -> None:
     """Write a case into the store; its JSON comes last."""
+    from trainers.data.store import write_volume  # with nnU-Net's library, which a prediction does without
+
     for ending, volume in (("", case.images), ("_seg", case.mask[None])):
         partial, final = (folder / f"{part}{name}{ending}.b2nd" for part in (".part-", ""))
         partial.unlink(missing_ok=True)
@@ -147,5 +148,7 @@ def save(folder: Path, name: str, case: PreparedCase) -> None:
 
 def load(folder: Path, name: str) -> PreparedCase:
     """Read a case from the store."""
+    from trainers.data.store import open_volume
+
     images, mask = (open_volume(folder / f"{name}{ending}.b2nd")[:] for ending in ("", "_seg"))
     return PreparedCase(images=images, mask=mask[0], record=read_json(folder / f"{name}.json"))
