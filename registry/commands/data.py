@@ -8,10 +8,13 @@ from pathlib import Path
 import click
 
 from registry import output
+from registry.commands._data_lesion import crop
 from registry.commands._options import json_option
 from registry.splits import LEAVE_ONE_OUT, Folds
 
 FEWEST_FOLDS = 2
+# Options that say nothing of classes.
+OF_MASKS = {"regions": "--region", "folds": "--folds", "variable": "--variable", "pretraining": "--pretraining"}
 # Options that say nothing of images without labels.
 OF_LABELLED = {
     "regions": "--region", "tests": "--test-subject", "orientation": "--orientation", "folds": "--folds",
@@ -27,7 +30,11 @@ def command() -> None:
     Examples:
       mreg data import ~/data/bids data/raw --dataset-id 501
       mreg data verify data/raw/Dataset501_ScT2w
+      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511
     """
+
+
+command.add_command(crop)
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -42,6 +49,24 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
             raise click.BadParameter(f"{name} is given twice", param_hint=parameter.opts[0])
         pairs[name] = rest
     return pairs
+
+
+def _classify(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, list[str]]:
+    """Split COLUMN and COLUMN=CLASS,CLASS flags."""
+    del context
+    found: dict[str, list[str]] = {}
+    for value in values:
+        column, equals, rest = value.partition("=")
+        classes = [word.strip() for word in rest.split(",")] if equals else []
+        if not column or (equals and (len(set(classes)) < max(2, len(classes)) or not all(classes))):
+            raise click.BadParameter(
+                f"{value!r} is neither COLUMN nor COLUMN=CLASS,CLASS with two classes or more",
+                param_hint=parameter.opts[0],
+            )
+        if column in found:
+            raise click.BadParameter(f"{column} is given twice", param_hint=parameter.opts[0])
+        found[column] = classes
+    return found
 
 
 def _folds(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
@@ -75,6 +100,13 @@ def _folds(context: click.Context, parameter: click.Parameter, value: str | None
     help="Folds by subject [default: 5, or one a subject where there are fewer].",
 )
 @click.option("--threshold", default=0.5, show_default=True, help="A soft mask counts above this value.")
+@click.option(
+    "--classify",
+    metavar="COLUMN[=A,B]",
+    multiple=True,
+    callback=_classify,
+    help="Import classes of whole images: a column of a table, or of participants.tsv.",
+)
 @click.option("--pretraining", is_flag=True, help="Import images alone, as a collection for pre-training.")
 @click.option("--variable", default="", metavar="NAME", help="With --pretraining: leave images there, as $NAME/….")
 @click.pass_context
@@ -91,13 +123,18 @@ def import_(
     orientation: str,
     folds: Folds,
     threshold: float,
+    classify: dict[str, list[str]],
     pretraining: bool,
     variable: str,
 ) -> None:
-    """Import a BIDS tree, or a Decathlon or AUC23 folder, as an nnU-Net raw dataset.
+    """Import a BIDS tree, a Decathlon or AUC23 folder, or a table of classified images, as a raw dataset.
 
     Masks are looked for under derivatives/labels as IMAGE_label-TAIL.nii.gz. Of several labels a later one lies on top.
     All images get one orientation, which is written to dataset.json. Prints the dataset's folder.
+
+    With --classify, images and their classes become a dataset TaskNNN_Name for recipe classification. SOURCE is a table
+    with the columns case, image (or image_T1w, image_T2w: one a channel), optionally mask and subject, and one for
+    each label; or a BIDS tree with participants.tsv. --label names a mask's value in a table, its tail in a tree.
 
     With --pretraining, the images of a BIDS tree or of an nnU-Net raw dataset become a collection (pretrain_data.json);
     --label anatomy=TAIL and anonymisation=TAIL bring masks along.
@@ -108,8 +145,13 @@ def import_(
       mreg data import ~/data/bids data/raw --dataset-id 501 --contrast T2w --label sc=SC_seg --test-subject sub-05
       mreg data import bids data/raw --dataset-id 502 --label sc=SC_seg --label lesion=lesion_seg --region sc=sc+lesion
       mreg data import bids data/raw --dataset-id 503 --contrast flip-1_mt-off_MTS --contrast flip-1_mt-on_MTS
+      mreg data import cases.csv data/raw --dataset-id 521 --classify lesion=absent,present --classify contrast
+      mreg data import bids data/raw --dataset-id 522 --classify pathology --contrast T2w --label sc=SC_seg
       mreg data import bids data/raw --dataset-id 530 --name SpineSSL --pretraining --label anatomy=SC_seg
     """
+    if classify:
+        _import_classes(context, source, destination)
+        return
     if pretraining:
         _import_collection(context, source, destination, variable)
         return
@@ -129,6 +171,28 @@ def import_(
         code=orientation,
         folds=folds,
         threshold=threshold,
+    )
+    output.answer(folder)
+
+
+def _import_classes(context: click.Context, source: Path, destination: Path) -> None:
+    given = context.params
+    for name, flag in OF_MASKS.items():
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{flag} does not go with --classify")
+    from registry.classification_import import import_classification
+
+    folder = import_classification(
+        source,
+        destination,
+        number=given["number"],
+        classify=given["classify"],
+        name=given["name"],
+        contrasts=given["contrasts"],
+        masks=given["labels"],
+        tests=given["tests"],
+        code=given["orientation"],
+        threshold=given["threshold"],
     )
     output.answer(folder)
 
