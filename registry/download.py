@@ -16,7 +16,7 @@ from registry.sources import all_sources
 from registry.stores import canonical_location, is_offline, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from registry.manifest import Manifest
@@ -67,14 +67,21 @@ def fetch_all(
 
 
 def fetch(
-    text: str, store: Store | None = None, *, out: Path | None = None, do_unpack: bool = False, asset: str = ""
+    text: str,
+    store: Store | None = None,
+    *,
+    out: Path | None = None,
+    do_unpack: bool = False,
+    asset: str = "",
+    accept: Callable[[Archive], None] | None = None,
 ) -> Fetched:
     """Bring the archive that a ref names to this machine, into `out` or else into the cache.
 
     Without a tag: the newest release that is published and not yanked. The archive is verified against the release's
     manifest and the registry's digest, resumed where an earlier try ended, taken from a mirror where the registry does
     not give it, and with `do_unpack` unpacked to a folder of its own. `store` is opened from the environment where it
-    is needed and not given; under MREG_OFFLINE only the cache is looked at.
+    is needed and not given; under MREG_OFFLINE only the cache is looked at. `accept` is shown what a release promises
+    before anything of it is downloaded, and raises where it is not what the caller wants.
 
     Raises `NotFoundError`, `IntegrityError`, `ConflictError` (the target holds something else), and `MregError` where
     the release has several archives and nobody has said which. A model that was packed a fold an archive is one folder
@@ -83,13 +90,20 @@ def fetch(
     if is_offline():
         found = _fetch_offline(text, store.location if store else canonical_location(), out, do_unpack, asset)
     else:
-        found = _fetch(text, store, out, do_unpack, asset)
+        found = _fetch(text, store, out, do_unpack, asset, accept)
     if len(found) > 1:
         raise _several(text, [item.path.name for item in found])
     return found[0]
 
 
-def _fetch(text: str, store: Store | None, out: Path | None, do_unpack: bool, asset: str) -> list[Fetched]:
+def _fetch(
+    text: str,
+    store: Store | None,
+    out: Path | None,
+    do_unpack: bool,
+    asset: str,
+    accept: Callable[[Archive], None] | None = None,
+) -> list[Fetched]:
     ref = refs.parse(text)
     target = None if do_unpack else out
     if isinstance(ref, refs.FileRef):
@@ -100,7 +114,11 @@ def _fetch(text: str, store: Store | None, out: Path | None, do_unpack: bool, as
         found = [_fetch_url(ref, target)]
     else:
         store = store or open_store()
-        found = [_fetch_asset(ref, store, archive, target) for archive in find_archives(ref, store, asset)]
+        archives = find_archives(ref, store, asset)
+        if accept is not None:
+            for archive in archives:
+                accept(archive)
+        found = [_fetch_asset(ref, store, archive, target) for archive in archives]
     return [_unpacked(found, ref, out)] if do_unpack else found
 
 

@@ -28,6 +28,7 @@ from registry.stores import config_path
 
 if TYPE_CHECKING:
     from registry.model_toml import Repo
+    from registry.starts import Start
 
 FOLDER = "slurm"  # in the run's folder: batch scripts, pickled jobs, logs
 LATEST = "latest.txt"  # number of the last job
@@ -81,11 +82,12 @@ class TrainingJob:
     root: str
     overrides: dict[str, Any]
     gpus: int
+    start: Start | None = None  # found when the job was submitted: a node may reach no registry
 
     def __call__(self) -> dict[str, Any]:
         """Train until the training is done, or the job has to end."""
         try:
-            run, answer = training.train(find_repo(Path(self.root)), self.overrides, gpus=self.gpus)
+            run, answer = training.train(find_repo(Path(self.root)), self.overrides, gpus=self.gpus, start=self.start)
         except StoppedError as stopped:
             output.say(stopped.message)
             name = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
@@ -122,23 +124,26 @@ def submit(
     *,
     gpus: int = 1,
     restart: bool = False,
+    registry: str | None = None,
     cluster: str = "slurm",
 ) -> Submitted:
     """Put a training into the queue; what is wrong with its settings or data is said here and not hours later.
 
-    `wanted` changes the `[slurm]` of the user's config file. Raises `MregError` where there is no Slurm or no submitit,
+    `wanted` changes the `[slurm]` of the user's config file; what the training starts from is fetched now, from
+    `registry`. Raises `MregError` where there is no Slurm or no submitit,
     and `ConflictError` while a job of the same run is queued or running.
     """
     settings = slurm_settings(wanted)
     _require(cluster)
-    planned = training.plan(repo, overrides)
+    planned = training.plan(repo, overrides, registry=registry)
     folder = planned.run.resolve() / FOLDER
     _refuse_second_job(folder)
     if restart:
         training.set_aside(planned.run)
     if planned.settings["device"] == "cpu":
         gpus = 0
-    job = _submit(folder, settings, TrainingJob(str(repo.root.resolve()), overrides, max(gpus, 1)), gpus, cluster)
+    training_job = TrainingJob(str(repo.root.resolve()), overrides, max(gpus, 1), planned.start)
+    job = _submit(folder, settings, training_job, gpus, cluster)
     (folder / LATEST).write_text(f"{job.job_id}\n")
     return Submitted(run=planned.run, job=str(job.job_id), log=Path(job.paths.stdout))
 

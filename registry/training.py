@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from registry import classification, lesion, output, pretraining, workers
+from registry import classification, lesion, output, pretraining, starts, workers
 from registry.classifier import RECIPE
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, StoppedError
 from registry.files import json_text, read_json, sha256, write_json
@@ -25,6 +25,7 @@ from trainers.catalog import RECIPES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from registry.starts import Start
     from trainers.catalog import Recipe
 
 # Settings that change where or how fast a training runs, not what comes out: they do not make it another run.
@@ -47,10 +48,21 @@ class Planned:
     trainer_file: Path | None
     run: Path
     pretrained: Path | None = None  # checkpoint to start from
+    start: Start | None = None  # the same, and the release that it came from
 
 
-def plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
-    """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
+def plan(repo: Repo, overrides: dict[str, Any], *, registry: str | None = None, start: Start | None = None) -> Planned:
+    """Check what model.toml says, changed by `overrides`, against the data; nothing is trained.
+
+    The model that the training starts from is looked for in `registry`, unless `start` is what was found earlier.
+    """
+    start = start or starts.find_start(repo, overrides, registry)
+    if start is not None:
+        overrides = {**overrides, starts.KEY: str(start.checkpoint)}
+    return replace(_plan(repo, overrides), start=start)
+
+
+def _plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
     recipe = RECIPES[repo.toml.train.recipe]
     if recipe.name == RECIPE:
         return classification.plan(repo, recipe, overrides)
@@ -80,14 +92,16 @@ def train(
     restart: bool = False,
     max_minutes: float | None = None,
     validation_only: bool = False,
+    registry: str | None = None,
+    start: Start | None = None,
 ) -> tuple[Run, dict[str, list[Any]]]:
     """Train what model.toml says, changed by `overrides`; continue a run that was interrupted.
 
     Returns the run and which folds were trained now (`trained`) or before (`done_before`). `validation_only` trains
-    nothing and validates the folds that are finished once more. Raises `StoppedError` when a
-    signal or `max_minutes` ended it before its time, with everything saved.
+    nothing and validates the folds that are finished once more. `registry` and `start` as in `plan`. Raises
+    `StoppedError` when a signal or `max_minutes` ended it before its time, with everything saved.
     """
-    planned = plan(repo, overrides)
+    planned = plan(repo, overrides, registry=registry, start=start)
     is_classifier = planned.recipe.name == RECIPE
     if validation_only and not is_classifier:
         raise MregError(f"--validation-only is for recipe {RECIPE}", hint="mreg evaluate RUN DATASET --split val")
@@ -103,6 +117,8 @@ def train(
         job = lesion.job(repo, planned, gpus=gpus, max_minutes=max_minutes)
     else:
         job = _job(repo, planned, gpus=gpus, max_minutes=max_minutes)
+    if planned.start is not None:
+        job["config"]["start"] = planned.start.as_json()
     answer = workers.call(planned.recipe.name, job)
     told = answer.pop("told", ())
     if reason := answer.pop("stopped"):

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from registry import classifier, lesion_model
+from registry import classifier, encoder, lesion_model
 from registry.errors import ConflictError, IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ TRAINERS = (
     TRAINER,
     classifier.TRAINER,
     lesion_model.TRAINER,
+    *encoder.TRAINERS,
 )  # what folders of models begin with; SCT knows the first one only
+MODEL_FILES = ("dataset.json", encoder.PLAN)  # one of which every such folder has
 _ENCRYPTED = 0x1
 # Whatever zipfile lets through when a directory or a member is damaged; an OSError may be the disk's, too.
 _DAMAGE = (
@@ -118,7 +120,7 @@ def model_folder(folder: Path) -> Path:
     A single top folder is passed through (macOS's `__MACOSX` does not count), then exactly one name at the top may
     start with nnUNetTrainer. The trainer folder itself may be given as well. Raises `NotFoundError`.
     """
-    if folder.name.startswith(TRAINERS) and (folder / "dataset.json").is_file():
+    if folder.name.startswith(TRAINERS) and any((folder / name).is_file() for name in MODEL_FILES):
         return folder
     top = [path for path in folder.iterdir() if path.name != "__MACOSX"]
     if len(top) == 1 and top[0].is_dir() and not any(trainer in top[0].name for trainer in TRAINERS):

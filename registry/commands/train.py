@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from registry import output
-from registry.commands._options import json_option
+from registry.commands._options import json_option, registry_option
 
 
 @click.command("train")
@@ -25,15 +25,15 @@ from registry.commands._options import json_option
 @click.option(
     "--from",
     "start",
-    type=click.Path(path_type=Path, exists=True),
-    metavar="RUN|FILE",
-    help="Start from a pre-trained encoder: a run of recipe pretrain, or a checkpoint of it or of nnssl.",
+    metavar="REF|RUN|FILE",
+    help="Start from a pre-trained encoder: a release (NAME@TAG), an archive, a run, or a checkpoint, nnssl's too.",
 )
 @click.option("--from-scratch", is_flag=True, help="With --from: the same training without the pre-trained weights.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of [train].")
 @click.option("--max-time", "max_minutes", type=float, metavar="MINUTES", help="Stop then; the same command goes on.")
 @click.option("--restart", is_flag=True, help="Start anew; the earlier run is kept under another name.")
 @click.option("--validation-only", is_flag=True, help="Validate finished folds of a classifier again; train nothing.")
+@registry_option
 @json_option
 def command(
     repo: Path,
@@ -41,25 +41,27 @@ def command(
     device: str | None,
     gpus: int,
     launcher: str,
-    start: Path | None,
+    start: str | None,
     from_scratch: bool,
     max_minutes: float | None,
     assignments: tuple[str, ...],
     restart: bool,
     validation_only: bool,
+    registry: str | None,
     as_json: bool,
 ) -> None:
     """Train a model with the recipe of its model.toml.
 
     Plans, preprocesses (once), trains and validates. A training that was killed goes on where it stopped when the same
     command is run again. SIGTERM, SIGUSR1 and Ctrl-C let it finish its step and save; a second Ctrl-C ends it at once.
-    Prints the run's folder.
+    Prints the run's folder. What --from names in a registry is fetched and verified as by mreg fetch.
 
     \b
     Examples:
       mreg train                                   in a model's repo, as model.toml says
       mreg train --fold 0 --fold 1 --device cuda
       mreg train --set configuration=2d --set epochs=100
+      mreg train --from model_pretrain_spine_resencl@r20261121
       mreg train --from ../model_pretrain_sc/runs/pretrain-mae-resenc-1a2b3c4d
       mreg train --max-time 230                    in a job that may take four hours
       mreg train --launcher slurm --set slurm.partition=gpu --set slurm.time=08:00:00
@@ -73,21 +75,26 @@ def command(
     if device:
         overrides["device"] = device
     if start:
-        overrides["start_from"] = str(start.resolve())
+        overrides["start_from"] = str(Path(start).resolve()) if Path(start).exists() else start
     if from_scratch:
         overrides["from_scratch"] = True
     wanted = {key.removeprefix("slurm."): overrides.pop(key) for key in list(overrides) if key.startswith("slurm.")}
     if launcher == "slurm":
         if validation_only:
             raise click.UsageError("--validation-only is for --launcher local")
-        _submit(
-            find_repo(repo), overrides, wanted, gpus=gpus, restart=restart, max_minutes=max_minutes, as_json=as_json
-        )
+        chosen = {"gpus": gpus, "restart": restart, "registry": registry}
+        _submit(find_repo(repo), overrides, wanted, chosen, max_minutes=max_minutes, as_json=as_json)
         return
     if wanted:
         raise click.UsageError(f"--set slurm.{next(iter(wanted))} is for --launcher slurm")
     run, answer = training.train(
-        find_repo(repo), overrides, gpus=gpus, restart=restart, max_minutes=max_minutes, validation_only=validation_only
+        find_repo(repo),
+        overrides,
+        gpus=gpus,
+        restart=restart,
+        max_minutes=max_minutes,
+        validation_only=validation_only,
+        registry=registry,
     )
     if as_json:
         output.document({"run": str(run.path), "complete": run.complete, **answer})
@@ -99,9 +106,8 @@ def _submit(
     repo: Any,
     overrides: dict[str, Any],
     wanted: dict[str, Any],
+    chosen: dict[str, Any],
     *,
-    gpus: int,
-    restart: bool,
     max_minutes: float | None,
     as_json: bool,
 ) -> None:
@@ -110,7 +116,7 @@ def _submit(
 
     if max_minutes is not None:
         raise click.UsageError("--max-time is for --launcher local; a Slurm job has --set slurm.time=HH:MM:SS")
-    submitted = slurm.submit(repo, overrides, wanted, gpus=gpus, restart=restart)
+    submitted = slurm.submit(repo, overrides, wanted, **chosen)
     output.say(f"job {submitted.job} is in the queue: squeue -j {submitted.job}; it writes to {submitted.log}")
     if as_json:
         output.document({"run": str(submitted.run), "job": submitted.job, "log": str(submitted.log)})
