@@ -207,7 +207,7 @@ class _StoppedError(BaseException):
 def _upload(store: Store, draft: Release, local: LocalAsset, progress: Callable[[int], None]) -> None:
     """Upload a file and believe only the digest that the registry computed itself."""
     for _ in range(TRIES):
-        asset = store.upload(draft, local.path, progress)
+        asset = store.upload(draft, local.path, progress, digest=local.sha256)
         if local.equals(with_digest(store, draft, asset)):
             return
         progress(-local.size)

@@ -409,8 +409,8 @@ def test_a_fault_of_the_network_is_outlived(github, hub, repo, tmp_path, method,
 
 def test_bytes_that_arrive_changed_are_never_published(registry, repo):
     class Noise(Proxy):
-        def upload(self, draft, path, progress=None):
-            made = self.store.upload(draft, path, progress)
+        def upload(self, draft, path, progress=None, **known):
+            made = self.store.upload(draft, path, progress, **known)
             return Asset(**{**vars(made), "sha256": "ab" * 32})
 
     with pytest.raises(IntegrityError, match="arrived 3 times with other bytes"):
@@ -424,8 +424,8 @@ def test_a_registry_that_computes_no_digest_is_read_back(registry, repo):
         def releases(self, name):
             return [_without_digests(r) for r in self.store.releases(name)]
 
-        def upload(self, draft, path, progress=None):
-            made = self.store.upload(draft, path, progress)
+        def upload(self, draft, path, progress=None, **known):
+            made = self.store.upload(draft, path, progress, **known)
             return Asset(**{**vars(made), "sha256": ""})
 
     assert release(repo, Old(registry), tag=TAG).published

@@ -88,6 +88,14 @@ def test_an_upload_that_always_arrives_changed_is_an_error_and_leaves_nothing(hu
     assert states(hub) == []
 
 
+def test_a_file_that_is_no_longer_the_one_that_was_packed_is_not_kept(hub, github, draft, archive):
+    packed = sha256(archive)
+    archive.write_bytes(b"another" + archive.read_bytes()[7:])
+    with pytest.raises(IntegrityError, match=r"model\.zip arrived with other bytes"):
+        github.upload(draft, archive, digest=packed)
+    assert states(hub) == []
+
+
 def test_a_broken_upload_of_somebody_who_was_killed_is_replaced(hub, github, draft, archive):
     hub.fault("POST", UPLOAD, "status", starter=True, times=EVERY_TRY)
     with pytest.raises(RegistryError, match="502"):

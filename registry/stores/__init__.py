@@ -107,10 +107,13 @@ class Store(Protocol):
     def create_draft(self, repo: str, tag: str, *, title: str, notes: str, commit: str = "") -> Release:
         """Create a draft on a commit, "" for the head of the default branch."""
 
-    def upload(self, release: Release, path: Path, progress: Callable[[int], None] | None = None) -> Asset:
+    def upload(
+        self, release: Release, path: Path, progress: Callable[[int], None] | None = None, *, digest: str = ""
+    ) -> Asset:
         """Stream a file into a draft under the file's own name; remove what a failed try left behind.
 
-        `progress` takes the bytes just sent, and a negative number when a failed try starts again.
+        `progress` takes the bytes just sent, and a negative number when a failed try starts again. `digest` is the
+        file's SHA-256 where the caller knows it: a registry that computes its own compares that one.
         Raises `ConflictError` where the name is taken or the release is public.
         """
 

@@ -163,7 +163,9 @@ class GitHubStore:
             self._upload_address(place.where, document)
             return _release(document, repo)
 
-    def upload(self, release: Release, path: Path, progress: Callable[[int], None] | None = None) -> Asset:
+    def upload(
+        self, release: Release, path: Path, progress: Callable[[int], None] | None = None, *, digest: str = ""
+    ) -> Asset:
         """Stream a file into a draft; a broken upload of that name, ours or older, is removed first."""
         check_asset(path)
         place = self._repo(release.repo)
@@ -172,8 +174,8 @@ class GitHubStore:
         with self._lock:
             address = self._addresses.get(release.id) or self._prepare(release, path)
         document = self._api.patiently(
-            lambda: self._send(release, path, address, progress or (lambda _: None)),
-            where=place.where, what=what, needs="contents", recover=lambda: self._settle(release, path),
+            lambda: self._send(release, path, address, progress or (lambda _: None), digest),
+            where=place.where, what=what, needs="contents", recover=lambda: self._settle(release, path, digest),
         )  # fmt: skip
         self._left.discard((release.id, path.name))
         return _asset(document)
@@ -275,10 +277,10 @@ class GitHubStore:
         with contextlib.suppress(NotFoundError):
             self._write("DELETE", release, f"assets/{asset_id}", f"delete an asset of {release.tag}")
 
-    def _send(self, release: Release, path: Path, address: str, progress: Callable[[int], None]) -> Json:
+    def _send(self, release: Release, path: Path, address: str, progress: Callable[[int], None], digest: str) -> Json:
         """Upload once; whatever arrived changed or renamed is removed again."""
         try:
-            sent = send(self._api, address, path, progress)
+            sent = send(self._api, address, path, progress, digest)
         except Refusal as refusal:
             if not refusal.duplicate:
                 self._left.add((release.id, path.name))
@@ -296,7 +298,7 @@ class GitHubStore:
             raise Spoiled(f"{path.name} arrived with other bytes than were sent")
         return sent.document
 
-    def _settle(self, release: Release, path: Path) -> Json | None:
+    def _settle(self, release: Release, path: Path, digest: str) -> Json | None:
         """After a failed try: return the asset if it arrived after all, else remove what the try left."""
         place = self._repo(release.repo)
         ours = (release.id, path.name) in self._left
@@ -308,7 +310,7 @@ class GitHubStore:
                 raise _taken(place.where, release, path, whole=asset["state"] == "uploaded")
             if asset["state"] != "uploaded":
                 self._delete_asset(release, str(asset["id"]))
-            elif asset["digest"] == f"sha256:{sha256(path)}":
+            elif asset["digest"] == f"sha256:{digest or sha256(path)}":
                 document: Json = asset
                 return document
             else:

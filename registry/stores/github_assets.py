@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import io
 import mimetypes
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -92,7 +93,7 @@ class CountedFile:
 
 @dataclass(frozen=True)
 class Sent:
-    """GitHub's document of a new asset, and what was really read from the file."""
+    """GitHub's document of a new asset, and what was read from the file or is known of it."""
 
     document: dict[str, Any]
     size: int
@@ -105,16 +106,20 @@ class Sent:
         return self.document.get("size") == self.size and digest in (None, f"sha256:{self.sha256}")
 
 
-def send(api: GitHubApi, address: str, path: Path, progress: Callable[[int], None]) -> Sent:
-    """Upload a file once; raise `Refusal` or a network fault, and take the progress back then."""
+def send(api: GitHubApi, address: str, path: Path, progress: Callable[[int], None], digest: str = "") -> Sent:
+    """Upload a file once; raise `Refusal` or a network fault, and take the progress back then.
+
+    Without `digest`, the SHA-256 that the file is known to have, it is computed on the way.
+    """
     headers = {
         "Authorization": f"Bearer {api.token}",
         "Accept": "application/vnd.github+json",
         "Content-Type": mimetypes.guess_type(path.name)[0] or "application/octet-stream",
     }
     with path.open("rb", buffering=0) as file, new_session() as session:
-        with HashThread() as hashing:
-            body = CountedFile(file, path.stat().st_size, progress, hashing.put)
+        with nullcontext() if digest else HashThread() as hashing:
+            see = hashing.put if hashing else (lambda _: None)
+            body = CountedFile(file, path.stat().st_size, progress, see)
             try:
                 response = session.post(
                     address, params={"name": path.name}, data=body, headers=headers, timeout=TIMEOUT,
@@ -124,7 +129,7 @@ def send(api: GitHubApi, address: str, path: Path, progress: Callable[[int], Non
             except BaseException:
                 progress(-body.sent)
                 raise
-        return Sent(document, body.sent, hashing.digest.hexdigest())
+        return Sent(document, body.sent, hashing.digest.hexdigest() if hashing else digest)
 
 
 def _created(response: requests.Response) -> dict[str, Any]:
