@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry import checkpoints, package_manifest
-from registry.archive_members import CROP_FILE, collect, crop_metadata, read_dataset_json, require_finished
+from registry.archive_members import CROP_FILE, collect, crop_metadata_of, read_dataset_json, require_finished
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME, AssetEntry, Member, fold_variant
@@ -152,8 +152,9 @@ def _pack(job: _Job, target: Path, variant: str, folds: tuple[Path, ...]) -> Mod
     top = _top(run, job.layout)
     folder = top + run.trainer_folder
     members: dict[str, bytes | Path] = {f"{folder}/{n}": d for n, d in collect(run, folds, dataset_json).items()}
-    if job.repo is not None and job.repo.toml.sct.cropped_image:
-        members[top + CROP_FILE] = crop_metadata(job.repo.root)
+    root, cropped = (job.repo.root, job.repo.toml.sct.cropped_image) if job.repo else (None, False)
+    if (crop := crop_metadata_of(run, root, cropped=cropped)) is not None:
+        members[top + CROP_FILE] = crop
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         weights = {}
         for fold in folds:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from registry import orientation, output
+from registry import margins, orientation, output
 from registry.classification_dataset import is_classification
-from registry.errors import IntegrityError, MregError
+from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import json_text, read_json
 from registry.runs import FINAL
 from registry.scrub import Scrubber, json_paths, picture, scrubber
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from registry.runs import Run
 
 FIGURES = ("roc.png", "reliability.png")  # of a classifier
-CROP_FILE = "crop_metadata.json"
-CROP_KEYS = ("pad_superior", "pad_inferior", "pad_left", "pad_right", "pad_anterior", "pad_posterior")
+CROP_FILE = margins.FILE
 
 
 def require_finished(run: Run) -> tuple[Path, ...]:
@@ -97,12 +96,26 @@ def crop_metadata(root: Path) -> bytes:
     """Return the margins that SCT crops with, for a file beside the trainer folder; raise `MregError` if incomplete."""
     path = root / CROP_FILE
     document = read_json(path)
-    missing = [key for key in CROP_KEYS if not isinstance(document.get(key), int | float)]
-    if missing:
-        raise MregError(
-            f"{path}: no margin in mm for {', '.join(missing)}", hint="SCT's sc_crop write-metadata writes the file"
-        )
+    if wrong := margins.problems(document):
+        raise MregError(f"{path}: {'; '.join(wrong)}", hint="SCT's sc_crop write-metadata writes the file")
     return _json(json_paths(document))
+
+
+def crop_metadata_of(run: Run, root: Path | None, *, cropped: bool) -> bytes | None:
+    """Return the margins for an archive: those that the run was trained with, else the repo's where it says so.
+
+    Raises `ConflictError` where the repo's file has other margins than the training had.
+    """
+    if not (run.path / CROP_FILE).is_file():
+        return crop_metadata(root) if root and cropped else None
+    if root and (root / CROP_FILE).is_file():
+        trained, said = (margins.read(folder / CROP_FILE).pads_mm for folder in (run.path, root))
+        if trained != said:
+            raise ConflictError(
+                f"{root / CROP_FILE}: other margins than {run.path} was trained with",
+                hint="remove the file: the run has its own",
+            )
+    return crop_metadata(run.path)
 
 
 def learn_names(run: Run, folds: tuple[Path, ...]) -> Scrubber:

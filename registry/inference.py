@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import classification, lesion, output, workers
+from registry import classification, cropping, lesion, margins, output, workers
 from registry.cases import Case, group_images, labelled_cases
 from registry.classifier import is_classifier
 from registry.errors import ConflictError, MregError, NotFoundError
@@ -93,15 +93,16 @@ def predict(
 
     `precision` of a segmentation: auto (bfloat16 on a processor that has it), native (nnU-Net's own) or bf16.
     A classifier writes `out`/CASE.json; `mask` is its region of interest, a file or a folder of CASE.nii.gz. A lesion
-    model looks around the cord: `cord` is its mask or centreline, a file or a folder, or `cord_model` finds it.
+    model looks around the cord: `cord` is its mask or centreline, a file or a folder, or `cord_model` finds it; so does
+    a segmentation model of cropped images, which takes masks only.
     """
     model = find_target(target, registry)
     if is_classifier(model.folder):
         return classification.predict(model.folder, images, out, folds=model.folds(folds), mask=mask, device=device)
     if mask is not None:
         raise MregError(f"--mask {mask}: {model.folder.name} takes no region of interest", hint="leave it out")
-    looks_at_cord = is_lesion_model(model.folder)
-    if not looks_at_cord and (cord or cord_model):
+    looks_at_cord, crop = is_lesion_model(model.folder), margins.of_model(model.folder)
+    if not (looks_at_cord or crop) and (cord or cord_model):
         raise MregError(f"{model.folder.name} does not look around a cord", hint="leave --cord and --cord-model out")
     cases = group_images(images, len(model.dataset_json["channel_names"]))
     if out.exists() and not out.is_dir():
@@ -121,6 +122,8 @@ def predict(
     }
     if looks_at_cord:
         answer = lesion.call(model.folder, job, cord=cord, cord_model=cord_model, registry=registry)
+    elif crop:
+        answer = cropping.call(job, crop, cord=cord, cord_model=cord_model, registry=registry)
     else:
         answer = workers.call(RECIPE, job)
     return [Path(path) for path in answer["files"]]
@@ -166,6 +169,8 @@ def evaluate(
     }
     if is_lesion_model(model.folder):
         answer = lesion.call(model.folder, lesion.with_labels(model.folder, dataset, job), registry=registry)
+    elif (crop := margins.of_model(model.folder)) and not (dataset / margins.FILE).is_file():
+        answer = cropping.call(job, crop, labels=read_json(dataset / "dataset.json")["labels"], registry=registry)
     else:
         answer = workers.call(RECIPE, job)
     used = {fold for case in cases for fold in case.folds}

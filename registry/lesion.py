@@ -49,7 +49,8 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     training.keep_contract(repo, dataset_json)
     with output.stage("hash the dataset"):
         digest = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
-    counts = {key: value for key, value in settings.items() if key not in training.NOT_PART_OF_THE_RESULT}
+    aside = {*training.NOT_PART_OF_THE_RESULT, "nnunet"}  # the other recipe's settings: mreg train --as nnunet
+    counts = {key: value for key, value in settings.items() if key not in aside}
     name = training.short_digest(json.dumps(counts, sort_keys=True), digest)
     return training.Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=dataset_json, digest=digest,
@@ -170,7 +171,7 @@ def _with_cords(
     settings = read_json(model / "plans.json")["settings"]
     found = cord_model or settings["cord_model"]
     if cord is not None:
-        yield [{**entry, "cord": _cord_file(cord, entry["name"], alone=len(entries) == 1)} for entry in entries]
+        yield [{**entry, "cord": cord_file(cord, entry["name"], alone=len(entries) == 1)} for entry in entries]
     elif found and settings["crop"] != "none":
         with tempfile.TemporaryDirectory(prefix="mreg-cords-") as work:
             find_cords(found, [Path(entry["images"][0]) for entry in entries], Path(work), device, registry)
@@ -196,7 +197,8 @@ def _values(label: Any) -> list[int]:
     return [int(value) for value in (label if isinstance(label, list) else [label])]
 
 
-def _cord_file(cord: Path, case: str, *, alone: bool) -> str:
+def cord_file(cord: Path, case: str, *, alone: bool) -> str:
+    """Return the file of a case's cord: `cord` itself, or CASE.nii.gz or CASE.csv in it."""
     if cord.is_dir():
         found = [cord / f"{case}{ending}" for ending in CORD_ENDINGS if (cord / f"{case}{ending}").is_file()]
         if not found:

@@ -108,14 +108,14 @@ def of_repo(files: RepoFiles, title: str) -> Snapshot:
     toml = files.toml
     if isinstance(toml, MregError):
         raise toml
-    facts = snapshots.of_contract(files.tree)
+    facts, run = snapshots.of_contract(files.tree), None
     if files.root is not None:
         try:
-            trained = _of_run(runs.latest_run(model_toml.Repo(files.root, toml).runs))
-            facts = snapshots.filled(facts, replace(trained, places={}))
+            run = runs.latest_run(model_toml.Repo(files.root, toml).runs)
+            facts = snapshots.filled(facts, replace(_of_run(run), places={}))
         except NotFoundError:
             pass  # nothing is trained yet
-    facts = replace(facts, crop=_crop(files.root, cropped=toml.sct.cropped_image))
+    facts = replace(facts, crop=_crop(run, files.root, cropped=toml.sct.cropped_image))
     facts = replace(facts, variant=toml.release.variant, layout=toml.release.layout)
     return Snapshot(title=title, name=toml.model.name, licence=toml.model.licence, models=(facts,))
 
@@ -134,12 +134,16 @@ def _of_run(run: runs.Run) -> ModelFacts:
     return replace(facts, folds=folds, metrics=_metrics(run.path), plans_sha256=plans, weights=None, dtype=None)
 
 
-def _crop(root: Path | None, *, cropped: bool) -> str | None:
+def _crop(run: runs.Run | None, root: Path | None, *, cropped: bool) -> str | None:
     """Return the digest of the margins that the next archive would have, "" for none, None where nobody knows."""
-    if not cropped:
-        return ""
+    if root is None:
+        return None if cropped else ""
     try:
-        return hashlib.sha256(archive_members.crop_metadata(root)).hexdigest() if root else None
+        if run is not None:
+            said = archive_members.crop_metadata_of(run, root, cropped=cropped)
+        else:
+            said = archive_members.crop_metadata(root) if cropped else None
+        return hashlib.sha256(said).hexdigest() if said is not None else ""
     except MregError:
         return None  # packing says why
 

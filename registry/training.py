@@ -18,6 +18,7 @@ from registry import classification, lesion, output, pretraining, starts, worker
 from registry.classifier import RECIPE
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, StoppedError
 from registry.files import json_text, read_json, sha256, write_json
+from registry.margins import keep as keep_margins
 from registry.model_toml import FILE_NAME, Repo, describe
 from registry.runs import Run, is_run, read_run
 from trainers.catalog import RECIPES
@@ -129,6 +130,8 @@ def train(
         )
     if planned.trainer_file:
         shutil.copyfile(planned.trainer_file, planned.run / "trainer_class.py")
+    if planned.recipe.name == "nnunet":
+        keep_margins(planned.dataset, planned.run)
     return read_run(planned.run), answer
 
 

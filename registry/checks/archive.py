@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import checkpoints, names, survey
+from registry import checkpoints, margins, names, survey
 from registry.checks import model, privacy
 from registry.checks.rules import read_object, rule
 from registry.errors import IntegrityError, MregError
@@ -30,7 +30,6 @@ LARGEST_ASSET = (1 << 31) - 1  # bytes, GitHub's limit
 UNSAFE = "do not unpack it; tell the people who published it"
 STRAY = "leave it out; mreg package takes the model's files only"
 AGAIN = "fetch it again, or mreg package again"
-CROP_KEYS = {f"pad_{side}" for side in ("superior", "inferior", "left", "right", "anterior", "posterior")}
 
 
 @dataclass
@@ -214,14 +213,13 @@ def bytes_are_the_manifests(archive: Archive) -> Iterator[Draft]:
 def crop_metadata_is_found(archive: Archive) -> Iterator[Draft]:
     """crop_metadata.json lies beside the trainer folder and has all six paddings."""
     for path in archive.tree.files():
-        if path.rpartition("/")[2] != "crop_metadata.json":
+        if path.rpartition("/")[2] != margins.FILE:
             continue
-        if path != f"{archive.wrapper}crop_metadata.json":
+        if path != f"{archive.wrapper}{margins.FILE}":
             yield path, "SCT looks beside the trainer folder and does not find it", "move it beside the trainer folder"
         document = read_object(archive.tree, path)
-        if document is None or CROP_KEYS - set(document):
-            missing = ", ".join(sorted(CROP_KEYS - set(document or {})))
-            yield path, f"lacks {missing}", "all six paddings, in mm"
+        for wrong in margins.problems(document):
+            yield path, wrong, "all six paddings, in mm"
 
 
 @rule("ARCHIVE009")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from registry import margins
 from registry.checks import at_hand, model, privacy
 from registry.checks.rules import Draft, line_of, read_object, rule
 from registry.classifier import is_classifier
@@ -73,7 +74,15 @@ def orientation_is_the_configs(files: RunFiles) -> Iterator[Draft]:
         yield "dataset.json", message, f'"image_orientation": "{trained}"', line
 
 
-RULES = [config_is_readable, folds_are_finished, orientation_is_the_configs]
+@rule("RUN004")
+def margins_are_lengths(files: RunFiles) -> Iterator[Draft]:
+    """crop_metadata.json, which a model of cropped images has, gives all six margins in mm."""
+    if files.tree.exists(margins.FILE):
+        for wrong in margins.problems(read_object(files.tree, margins.FILE)):
+            yield margins.FILE, wrong, "all six paddings, in mm: crop the dataset again, then train"
+
+
+RULES = [config_is_readable, folds_are_finished, orientation_is_the_configs, margins_are_lengths]
 
 
 def findings(path: Path) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from registry import output
+from registry.commands._data_lesion import crop
 from registry.commands._options import json_option
 from registry.splits import LEAVE_ONE_OUT, Folds
 
@@ -29,9 +30,11 @@ def command() -> None:
     Examples:
       mreg data import ~/data/bids data/raw --dataset-id 501
       mreg data verify data/raw/Dataset501_ScT2w
+      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511
     """
 
 
+command.add_command(crop)
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -29,6 +29,12 @@ from registry.commands._options import json_option, registry_option
     help="Start from a pre-trained encoder: a release (NAME@TAG), an archive, a run, or a checkpoint, nnssl's too.",
 )
 @click.option("--from-scratch", is_flag=True, help="With --from: the same training without the pre-trained weights.")
+@click.option(
+    "--as",
+    "recipe",
+    type=click.Choice(["nnunet"]),
+    help="Of recipe lesion: train nnU-Net on images that are cropped around the cord, as SCT crops them.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of [train].")
 @click.option("--max-time", "max_minutes", type=float, metavar="MINUTES", help="Stop then; the same command goes on.")
 @click.option("--restart", is_flag=True, help="Start anew; the earlier run is kept under another name.")
@@ -43,6 +49,7 @@ def command(
     launcher: str,
     start: str | None,
     from_scratch: bool,
+    recipe: str | None,
     max_minutes: float | None,
     assignments: tuple[str, ...],
     restart: bool,
@@ -64,6 +71,7 @@ def command(
       mreg train --from model_pretrain_spine_resencl@r20261121
       mreg train --from ../model_pretrain_sc/runs/pretrain-mae-resenc-1a2b3c4d
       mreg train --max-time 230                    in a job that may take four hours
+      mreg train --as nnunet --set epochs=500      a lesion model that SCT can run
       mreg train --launcher slurm --set slurm.partition=gpu --set slurm.time=08:00:00
     """
     from registry import training
@@ -80,15 +88,20 @@ def command(
         overrides["from_scratch"] = True
     wanted = {key.removeprefix("slurm."): overrides.pop(key) for key in list(overrides) if key.startswith("slurm.")}
     if launcher == "slurm":
-        if validation_only:
-            raise click.UsageError("--validation-only is for --launcher local")
+        if validation_only or recipe:
+            raise click.UsageError(f"{'--as' if recipe else '--validation-only'} is for --launcher local")
         chosen = {"gpus": gpus, "restart": restart, "registry": registry}
         _submit(find_repo(repo), overrides, wanted, chosen, max_minutes=max_minutes, as_json=as_json)
         return
     if wanted:
         raise click.UsageError(f"--set slurm.{next(iter(wanted))} is for --launcher slurm")
+    working = find_repo(repo)
+    if recipe:
+        from registry.cropping import as_nnunet
+
+        working, overrides = as_nnunet(working, overrides)
     run, answer = training.train(
-        find_repo(repo),
+        working,
         overrides,
         gpus=gpus,
         restart=restart,

@@ -152,7 +152,7 @@ class Box:
             raise ValueError("no point lies in the image")
         start, stop = [], []
         for axis, (letter, size) in enumerate(zip(grid.orientation, grid.shape, strict=True)):
-            low, high = _faces(letter)
+            low, high = faces_of(letter)
             step = grid.spacing_mm[axis]
             first, last = inside[:, axis].min() - pads_mm[low] / step, inside[:, axis].max() + pads_mm[high] / step
             start.append(max(0, int(np.floor(first + 0.5))))
@@ -205,7 +205,7 @@ def _three(numbers: Sequence[int]) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _faces(letter: str) -> tuple[str, str]:
+def faces_of(letter: str) -> tuple[str, str]:
     """Return the faces at the start and the end of an axis with that letter of SCT's."""
     pair = PAIR_OF_LETTER[letter]
     return pair if pair[0].startswith(letter.lower()) else (pair[1], pair[0])
@@ -215,7 +215,7 @@ def _loss(below: NDArray[np.int64], above: NDArray[np.int64], grid: Grid) -> Los
     """Count voxels with a positive distance to the outside; distances (N, 3) in voxels beyond each face."""
     distances = {}
     for axis, letter in enumerate(grid.orientation):
-        for face, beyond in zip(_faces(letter), (below[:, axis], above[:, axis]), strict=True):
+        for face, beyond in zip(faces_of(letter), (below[:, axis], above[:, axis]), strict=True):
             if len(beyond) and beyond.max() > 0:
                 distances[face] = float(beyond.max()) * grid.spacing_mm[axis]
     outside = np.asarray((np.maximum(below, above) > 0).any(axis=1))

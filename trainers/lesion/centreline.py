@@ -19,6 +19,7 @@ from scipy.interpolate import UnivariateSpline
 
 from trainers.core.errors import TrainingError
 from trainers.core.files import atomic_path
+from trainers.data.cord_box import without_specks
 from trainers.data.grid import Grid
 from trainers.data.nifti import open_image, read_voxels
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("x_mm", "y_mm", "z_mm")
 ROUGHNESS_MM = 0.2  # of a cord mask's centres of mass around the smooth line through them
-SMALL_PART = 0.1  # of the largest connected part: smaller ones are no piece of the cord
 SPLINE_POINTS = 6  # so many at least for a smoothing spline
 SCT = "sct_get_centerline"
 MASK_HINT = "name its cord mask, a centreline (.csv in mm or .nii.gz), or a cord model: --cord-model NAME@TAG"
@@ -63,7 +63,7 @@ class Centreline:
         if not np.any(mask):
             raise TrainingError(f"{source}: the cord mask is empty", hint=MASK_HINT)
         oriented, way = grid.oriented("RPI")
-        turned = _without_specks(way.apply(np.asarray(mask)) > 0)
+        turned = without_specks(way.apply(np.asarray(mask)) > 0)
         found = np.flatnonzero(turned.any(axis=(0, 1)))
         centres = np.array([ndimage.center_of_mass(turned[:, :, z]) for z in found])
         if len(found) >= SPLINE_POINTS:
@@ -131,16 +131,6 @@ def from_sct(image: Path, contrast: str) -> Centreline:
             raise TrainingError(f"{image}: {SCT} failed: {said[-1] if said else done.returncode}", hint=MASK_HINT)
         found = Centreline.read(target)
     return Centreline(found.points_mm, SCT)
-
-
-def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Leave out connected parts that are small beside the largest: they would pull the line aside."""
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    if count < 2:  # noqa: PLR2004 - one part
-        return mask
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return np.asarray((sizes >= SMALL_PART * sizes.max())[parts])
 
 
 def _read_csv(path: Path) -> NDArray[np.float64]:

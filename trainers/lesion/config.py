@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from trainers.segmentation.config import SegmentationSettings
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -98,6 +101,7 @@ class LesionSettings(GeometrySettings):
     seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes the best")
     sheets: Annotated[int, Field(ge=0)] = Field(24, description="cases of which a picture of the window is drawn")
+    nnunet: dict[str, JsonValue] = Field({}, description="settings of recipe nnunet for mreg train --as nnunet")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="threads that read patches ahead")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="numbers to compute in")
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
@@ -109,6 +113,12 @@ class LesionSettings(GeometrySettings):
     def geometry(self) -> GeometrySettings:
         """Return what is cut out, and how fine."""
         return GeometrySettings.model_validate({key: getattr(self, key) for key in GeometrySettings.model_fields})
+
+    @field_validator("nnunet")
+    @classmethod
+    def _nnunet_knows_them(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        SegmentationSettings.model_validate_json(json.dumps(value), strict=True)
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> LesionSettings:

@@ -18,6 +18,7 @@ from trainers.core.metrics import case_scores, mean_scores, values_of
 from trainers.core.progress import Progress
 from trainers.data.nifti import open_image, read_labels, same_grid, voxel_mm, write_labels
 from trainers.segmentation.contract import image_orientation, read_document
+from trainers.segmentation.cropping import Cropping, cropped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,17 +38,19 @@ class Case:
     folds: tuple[str, ...]  # the networks whose outputs are averaged
     output: Path | None = None
     reference: Path | None = None
+    cropping: Cropping | None = None  # around the cord, before the network sees it
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a prediction job; return the `files` that were written, and with references `cases` and `mean`.
 
-    Job keys: model (folder), cases (list of name, images, folds, and optionally output and reference), device, mirror,
-    half, allow_code, and optionally precision (see `inference_type`) and threads: with one thread a CPU's sums do not
-    depend on the number of its cores.
+    Job keys: model (folder), cases (list of name, images, folds, and optionally output, reference, and of a model for
+    cropped images cord and cord_values), device, mirror, half, allow_code, and optionally precision (see
+    `inference_type`), threads (with one a CPU's sums do not depend on the number of its cores) and pads (face → mm:
+    images are cropped around the cord, results lie in the whole image).
     `peak_memory_bytes` is the most that this process held.
     """
-    cases = [_case(entry) for entry in job["cases"]]
+    cases = [_case(entry, job.get("pads")) for entry in job["cases"]]
     folder, progress = Path(job["model"]), Progress()
     dataset_json = read_document(folder, "dataset.json")
     orientation = image_orientation(folder, dataset_json, progress)
@@ -78,14 +81,20 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _case(entry: dict[str, Any]) -> Case:
+def _case(entry: dict[str, Any], pads: dict[str, float] | None) -> Case:
     output, reference = entry.get("output"), entry.get("reference")
+    cropping = None
+    if pads:
+        values, cord = entry.get("cord_values"), entry.get("cord")
+        cord, values = (cord, None) if cord else (reference if values else None, values)
+        cropping = Cropping(pads_mm=pads, cord=Path(cord) if cord else None, values=tuple(values) if values else None)
     return Case(
         name=entry["name"],
         images=tuple(Path(image) for image in entry["images"]),
         folds=tuple(str(fold) for fold in entry["folds"]),
         output=Path(output) if output else None,
         reference=Path(reference) if reference else None,
+        cropping=cropping,
     )
 
 
@@ -123,7 +132,9 @@ def _predict_all(
     with progress.bar("predict", len(cases)) as advance:
         for case in cases:
             start = time.monotonic()
-            labels = runner.predict(case.images, case.folds, orientation)
+            with cropped(case.images, case.cropping) as (images, box):
+                labels = runner.predict(images, case.folds, orientation)
+            labels = labels if box is None else box.undo(labels)
             like = open_image(case.images[0])
             if case.reference:
                 truth = _read_reference(case.reference, names)

@@ -1,8 +1,8 @@
 """Runs one job of the `nnunet` recipe in a process of its own: `python -P worker.py JOB.json`.
 
-The job says what to do (`kind`: train, predict or shapes) and where its result goes (`result`): a JSON document with
-`ok` and either the answer or `error` and `hint`. Talk goes to stderr. The process owns its environment, so nnU-Net's
-folder variables are set here and a user's own never reach it.
+The job says what to do (`kind`: train, predict, crop or shapes) and where its result goes (`result`): a JSON document
+with `ok` and either the answer or `error` and `hint`. Talk goes to stderr. The process owns its environment, so
+nnU-Net's folder variables are set here and a user's own never reach it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         from trainers.segmentation import shapes
 
         return shapes.run(job)
+    if job["kind"] == "crop":
+        from trainers.segmentation import cropping
+
+        return cropping.run(job)
     from trainers.segmentation import predict
 
     return predict.run(job)

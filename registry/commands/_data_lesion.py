@@ -1,0 +1,63 @@
+"""`mreg data crop`: images around the cord for models that the Spinal Cord Toolbox feeds with cropped images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from registry import margins, output
+from registry.commands._options import registry_option
+
+
+@click.command("crop")
+@click.argument("source", metavar="DATASET", type=click.Path(path_type=Path))
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--dataset-id", "number", type=click.IntRange(1, 999), required=True, help="NNN of DatasetNNN_Name.")
+@click.option("--name", default="", help="Name of the cropped dataset [default: the dataset's own].")
+@click.option("--cord-label", default="sc", show_default=True, help="Label that says where the cord is.")
+@click.option("--cord", metavar="DIR", type=click.Path(path_type=Path), help="Cord masks instead: DIR/CASE.nii.gz.")
+@click.option("--cord-model", metavar="NAME@TAG", help="Model that finds the cord instead.")
+@click.option("--detector", is_flag=True, help="SCT's own detector instead (the package sc_crop).")
+@click.option(
+    "--pads",
+    "pads_mm",
+    type=click.FloatRange(min=0),
+    nargs=len(margins.FACES),
+    default=margins.DEFAULT_MM,
+    show_default=True,
+    metavar="MM " * (len(margins.FACES) - 1) + "MM",
+    help="Margins around the cord: superior inferior left right anterior posterior.",
+)
+@registry_option
+def crop(
+    source: Path,
+    destination: Path,
+    number: int,
+    name: str,
+    cord_label: str,
+    cord: Path | None,
+    cord_model: str | None,
+    detector: bool,
+    pads_mm: tuple[float, ...],
+    registry: str | None,
+) -> None:
+    """Crop a raw dataset to boxes around the cord.
+
+    Images and label maps are cut as SCT cuts an image before it runs a model that was released with
+    crop_metadata.json. The file is written here, and goes into the runs and releases of what is trained on the dataset.
+    Label voxels outside of a box are counted and told. Prints the cropped dataset's folder.
+
+    \b
+    Examples:
+      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511
+      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511 --pads 40 100 15 15 15 22
+      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511 --detector
+    """
+    from registry.cropping import crop_dataset
+
+    folder = crop_dataset(
+        source, destination, number=number, name=name, pads_mm=pads_mm, cord_label=cord_label, cord=cord,
+        cord_model=cord_model, detector=detector, registry=registry,
+    )  # fmt: skip
+    output.answer(folder)
