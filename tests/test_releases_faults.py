@@ -213,6 +213,9 @@ def test_neither_the_token_nor_a_signed_address_is_in_any_output_log_or_file(
         ["fetch", ref, "--out", tmp_path / "out", *place],
         ["verify", ref, *place],
         ["diff", ref, ref, *place],
+        ["sct", ref, *place],
+        ["doctor", *place],
+        ["mirror", ref, "--to", f"dir:{tmp_path / 'mirror'}", *place],
         ["yank", ref, "--reason", "canary", *place],
     ]
     leak = f"Authorization: Bearer {hub_token}"
@@ -224,7 +227,9 @@ def test_neither_the_token_nor_a_signed_address_is_in_any_output_log_or_file(
         results.append(mreg(*words))
         said += [text for result in results for text in (result.stdout, result.stderr, repr(result.exception))]
     assert len(hub.repo(NAME)["releases"]) == 1
-    files = [f for folder in (repo.root, tmp_path / "cache", tmp_path / "out") for f in folder.rglob("*")]
+    folders = (repo.root, *(tmp_path / name for name in ("cache", "out", "mirror")))
+    files = [f for folder in folders for f in folder.rglob("*")]
+    assert [f for f in files if f.is_relative_to(tmp_path / "mirror") and f.suffix == ".zip"]
     said += [f.read_bytes().decode("latin-1") for f in files if f.is_file()]
     assert hub.count("GET", "/release-assets/") > 0
     for text in (*said, caplog.text):
