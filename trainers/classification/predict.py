@@ -40,12 +40,19 @@ def predict(
 
     Returns an element for each label, in the order of `classification_labels`: the probability of the second class
     where there are two, else the list of all probabilities, which sum to 1. Images are NIfTI or MetaImage, one a
-    channel, in the order of `modality`. Raises `TrainingError` for another number of images, and for a mask where the
-    model was trained without, or none where it was trained with one.
+    channel, in the order of `modality`. The model may lie in a folder of its own in there, as in an archive. Raises
+    `TrainingError` for another number of images, and for a mask where the model was trained without, or none where it
+    was trained with one.
     """
-    model = Classifier.load(Path(artifact_path), folds, choose_device(device))
+    model = Classifier.load(_model_in(Path(artifact_path)), folds, choose_device(device))
     mask = Path(roi_segmentation_file) if roi_segmentation_file is not None else None
     return answer_of(model(model.read([Path(file) for file in ordered_image_files], mask)))
+
+
+def _model_in(folder: Path) -> Path:
+    """Return the folder with the plan: this one, or the only one in it that has one."""
+    inside = [plan.parent for plan in folder.glob("*/plans.json")]
+    return inside[0] if len(inside) == 1 and not (folder / "plans.json").is_file() else folder
 
 
 def answer_of(probabilities: Probabilities) -> Answer:
