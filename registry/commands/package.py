@@ -36,6 +36,8 @@ from registry.commands._options import json_option
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Image for the reference output; only its SHA-256 is kept [default: a piece of the MNI152 template].",
 )
+@click.option("--wheel", is_flag=True, help="Of a classifier: a Python package with the model and what runs it, too.")
+@click.option("--container", is_flag=True, help="Of a classifier: also the folder of a container around that package.")
 @json_option
 def command(
     run: Path | None,
@@ -48,6 +50,8 @@ def command(
     per_fold: bool | None,
     no_reference: bool,
     reference_image: Path | None,
+    wheel: bool,
+    container: bool,
     as_json: bool,
 ) -> None:
     """Build the release archive of a run.
@@ -62,16 +66,23 @@ def command(
     Where torch is installed, the archive is run on a small public image, and the manifest keeps what it gave, for
     mreg check ARCHIVE --run.
 
+    With --wheel a classifier becomes a Python package as well, named after the model: its predict(artifact_path,
+    ordered_image_files, roi_segmentation_file=None) needs no mreg, no network and the pinned versions only. --container
+    adds what challenge platforms build: Dockerfile, entry script and task_config.json.
+
     \b
     Examples:
       mreg package                                     the newest complete run, tagged with today's date
       mreg package runs/3d_fullres-1a2b3c4d --tag r20261121 --half
       mreg package --layout dataset --variant axial    another archive of the same release, for 3D Slicer
+      mreg package --wheel --container                 a classifier for a challenge platform
     """
-    from registry import packaging
+    from registry import packaging, wheels
 
     if no_reference and reference_image:
         raise click.UsageError("--no-reference and --reference-image exclude each other")
+    if wheel or container:
+        wheels.require_classifier(run)
     package = packaging.package(
         run,
         tag=tag,
@@ -84,9 +95,17 @@ def command(
         reference=not no_reference,
         reference_image=reference_image,
     )
+    made_wheel = wheels.make_wheel(package, container=container) if wheel or container else None
     if as_json:
-        output.document(package.as_json())
+        output.document(package.as_json() | (made_wheel.as_json() if made_wheel else {}))
     else:
         for made in package.archives:
             output.say(f"{made.size / 1e6:.1f} MB, SHA-256 {made.sha256}" + ("" if made.created else ", unchanged"))
             output.answer(made.path)
+        if made_wheel:
+            output.say(
+                f"wheel: {made_wheel.path.stat().st_size / 1e6:.1f} MB, needs {', '.join(made_wheel.requirements)}"
+            )
+            output.answer(made_wheel.path)
+            if made_wheel.container:
+                output.answer(made_wheel.container)
