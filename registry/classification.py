@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import output, training, workers
+from registry import output, pretraining, training, workers
 from registry.cases import group_images
 from registry.classification_dataset import is_classification
 from registry.classifier import CONFIGURATION, PLANS, RECIPE, TRAINER
@@ -28,6 +28,7 @@ DEFAULT_ORIENTATION = "LPI"  # SCT's letters; images are turned to it where data
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 CONTRACT = ("name", "modality", "classification_labels", "labels", "image_orientation", "numTraining")
 VALIDATION = "validation.json"
+FIGURES = "evaluation"  # folder of a run for the figures of its test cases; those of held-out cases lie in the run
 MEASURES = ("macro_auc", "accuracy", "balanced_accuracy", "brier", "ece")
 PARTS = {"test": "test", "train": "training"}
 
@@ -37,6 +38,7 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     settings = training.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
     document = _read_document(dataset)
+    pretrained = pretraining.start_from(repo, settings)
     with output.stage("hash the dataset"):
         files = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
     # The classes of the cases are part of the data, and stand in dataset.json's list.
@@ -46,7 +48,7 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     name = training.short_digest(json.dumps(counts, sort_keys=True), digest, _splits_text(dataset))
     return training.Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=_contract(document), digest=digest,
-        trainer_file=None, run=repo.runs / f"{RECIPE}-{name}",
+        trainer_file=None, run=repo.runs / f"{RECIPE}-{name}", pretrained=pretrained,
     )  # fmt: skip
 
 
@@ -66,6 +68,7 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, v
         "cache": str(repo.data / "preprocessed" / f"{dataset.name}-{training.short_digest(planned.digest)}"),
         "settings": planned.settings,
         "splits": json.loads(text) if text else None,
+        "pretrained": str(planned.pretrained) if planned.pretrained else None,
         "max_minutes": max_minutes,
         "validation_only": validation_only,
         "config": {
@@ -155,9 +158,15 @@ def _mask(mask: Path | None, case: str, *, alone: bool) -> str | None:
     return str(mask)
 
 
-def evaluate(model: Path, dataset: Path, *, split: str, folds: Sequence[str], device: str) -> dict[str, Any]:
-    """Return the content of evaluation.json; of split val what the run's own validation found."""
-    document = _validation(model) if split == "val" else _judge(model, dataset, split, folds, device)
+def evaluate(
+    model: Path, dataset: Path, *, split: str, folds: Sequence[str], device: str, draw: bool = False
+) -> dict[str, Any]:
+    """Return the content of evaluation.json; of split val what the run's own validation found.
+
+    With `draw` the figures of test cases go into the folder `FIGURES` of the model.
+    """
+    figures = model / FIGURES if draw and split == "test" else None
+    document = _validation(model) if split == "val" else _judge(model, dataset, split, folds, device, figures)
     return {
         "dataset": dataset.resolve().name,
         "split": split,
@@ -185,7 +194,9 @@ def _validation(model: Path) -> dict[str, Any]:
     return dict(read_json(path))
 
 
-def _judge(model: Path, dataset: Path, split: str, folds: Sequence[str], device: str) -> dict[str, Any]:
+def _judge(
+    model: Path, dataset: Path, split: str, folds: Sequence[str], device: str, figures: Path | None
+) -> dict[str, Any]:
     return workers.call(
         RECIPE,
         {
@@ -195,5 +206,6 @@ def _judge(model: Path, dataset: Path, split: str, folds: Sequence[str], device:
             "folds": list(folds),
             "dataset": str(dataset),
             "part": PARTS[split],
+            "figures": str(figures) if figures else None,
         },
     )

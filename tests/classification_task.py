@@ -1,6 +1,6 @@
 """Trains a fold of a small classification task: `python tests/classification_task.py DATASET CACHE FOLDER`.
 
-Under torchrun each process takes its share of every batch. Group norm, because batch norm would look at the share only.
+Under torchrun each process takes its share of every batch.
 """
 
 from __future__ import annotations
@@ -41,4 +41,4 @@ def train(dataset: Path, cache: Path, folder: Path, ranks: Ranks | None = None, 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with join(CPU) as (place, _):
-        train(*map(Path, sys.argv[1:4]), place, norm="group", augment=False)
+        train(*map(Path, sys.argv[1:4]), place)

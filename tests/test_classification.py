@@ -171,7 +171,9 @@ def test_files_that_are_not_what_the_model_takes_are_refused(trained, task, tmp_
 def test_a_checkpoint_is_inert_and_the_plan_says_what_its_net_is_made_of(trained):
     state = torch.load(trained / "fold_0" / "checkpoint_final.pth", weights_only=True)
     plan = read_json(trained / "plans.json")
-    assert plan["net"] == {"width": 0.125, "norm": "batch", "pool": "global", "dropout": 0.0}
+    assert plan["net"] == {
+        "encoder": "i3d", "options": {}, "width": 0.125, "norm": "batch", "pool": "global", "dropout": 0.0,
+    }  # fmt: skip
     net = Classifier.load(trained, ["0"]).nets["0"]
     weights = dict(net.named_parameters())
     assert all(torch.equal(weights[name], state["network_weights"][name]) for name in weights)
@@ -271,7 +273,7 @@ def test_figures_are_drawn_whatever_the_classes_are_called(trained, tmp_path):
         for n in range(4)
     ]
     figures.draw(tmp_path, plan, cases, report(plan, cases, seed=1))
-    assert {path.name for path in tmp_path.iterdir()} == {"roc.png", "reliability.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"roc.png", "confusion.png", "reliability.png"}
 
 
 def test_folds_keep_classes_even_and_groups_together(task, tmp_path):
@@ -342,7 +344,7 @@ def test_stopped_and_resumed_it_gives_the_same_losses_and_weights(task, tmp_path
 
 @pytest.mark.long
 def test_two_processes_take_the_steps_of_one(task, tmp_path):
-    train(task, tmp_path / "cache", tmp_path / "one", norm="group", augment=False)
+    train(task, tmp_path / "cache", tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
     done = subprocess.run(
         [*command, str(task), str(tmp_path / "cache"), str(tmp_path / "two")],

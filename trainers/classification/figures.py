@@ -1,4 +1,4 @@
-"""Figures of a validation: ROC curves and reliability diagrams, one panel a label."""
+"""Figures of a validation: ROC curves, confusion matrices and reliability diagrams, one panel a label."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from trainers.classification.plan import Plan
     from trainers.classification.validation import Judged
 
-ROC, RELIABILITY = "roc.png", "reliability.png"
+ROC, CONFUSION, RELIABILITY = "roc.png", "confusion.png", "reliability.png"
+LONGEST = 14  # letters of a class beside a matrix
 PANEL = 3.6  # inches
 PLACE = (0.17, 0.14, 0.8, 0.78)  # of the axes in a panel
 
 
 def draw(folder: Path, plan: Plan, cases: Sequence[Judged], document: dict[str, Any]) -> None:
-    """Draw both figures of a document's cases into a folder."""
-    for name, panel in ((ROC, _roc), (RELIABILITY, _reliability)):
+    """Draw the figures of a document's cases into a folder."""
+    for name, panel in ((ROC, _roc), (CONFUSION, _confusion), (RELIABILITY, _reliability)):
         figure = Figure(figsize=(PANEL * len(plan.labels), PANEL))
         for number, label in enumerate(plan.labels):
             # Fixed places: a layout that makes room for long legends can leave none for the axes.
@@ -34,16 +35,34 @@ def draw(folder: Path, plan: Plan, cases: Sequence[Judged], document: dict[str, 
             known = [case for case in cases if case.targets[number] is not None]
             targets = np.array([case.targets[number] for case in known], dtype=np.int64)
             found = np.array([case.probabilities[number] for case in known], dtype=np.float64)
-            axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
             panel(axes, label.values, targets, found, document["labels"][label.name])
             axes.set_title(f"{label.name}, {len(known)} cases", fontsize="medium")
-            axes.set_xlim(-0.02, 1.02)
-            axes.set_ylim(-0.02, 1.02)
         with atomic_path(folder / name) as temporary:
             figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
+def _unit_square(axes: Any) -> None:
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+
+
+def _confusion(axes: Any, values: Sequence[str], targets: Any, found: Any, _: dict[str, Any]) -> None:
+    counts = np.zeros((len(values), len(values)), int)
+    if len(targets):
+        np.add.at(counts, (targets, found.argmax(axis=1)), 1)
+    names = [value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…" for value in values]
+    axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max()))
+    axes.set_xticks(range(len(names)), names, fontsize="small")
+    axes.set_yticks(range(len(names)), names, fontsize="small", rotation=90, va="center")
+    for (row, column), count in np.ndenumerate(counts):
+        axes.text(column, row, str(count), ha="center", va="center", color="w" if count > counts.max() / 2 else "k")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+
+
 def _roc(axes: Any, values: Sequence[str], targets: Any, found: Any, about: dict[str, Any]) -> None:
+    _unit_square(axes)
     for number, value in enumerate(values):
         entry = about["classes"].get(value)
         if entry is None or entry["auc"] is None:
@@ -59,6 +78,7 @@ def _roc(axes: Any, values: Sequence[str], targets: Any, found: Any, about: dict
 
 
 def _reliability(axes: Any, values: Sequence[str], targets: Any, found: Any, about: dict[str, Any]) -> None:
+    _unit_square(axes)
     for number, value in enumerate(values):
         if (len(values) == BINARY and number == 0) or not len(targets):
             continue

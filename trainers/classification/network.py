@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from trainers.classification.nets import network
 from trainers.classification.plan import Plan, read_plan
 from trainers.classification.preprocess import load_case
-from trainers.classification.task import network, with_mask
+from trainers.classification.task import with_mask
 from trainers.core import checkpoints
 from trainers.core.errors import TrainingError
 
@@ -28,8 +29,10 @@ Probabilities = tuple[tuple[float, ...], ...]  # by label, by class; each label'
 
 def save_final(path: Path, module: nn.Module) -> None:
     """Write the checkpoint that a release ships: the weights; the plan says what the net is made of."""
+    weights = module.state_dict()
+    copies = {tensor.data_ptr(): tensor.detach().cpu() for tensor in weights.values()}  # a ResEnc names some twice
     state = {
-        "network_weights": {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()},
+        "network_weights": {name: copies[tensor.data_ptr()] for name, tensor in weights.items()},
         "trainer_name": TRAINER,
         "init_args": {"configuration": CONFIGURATION},
         "inference_allowed_mirroring_axes": None,

@@ -34,7 +34,8 @@ COARSE_PERCENTILE = 10
 PERCENTILES = (0.5, 99.5)
 SAMPLES_IN_ALL = 10_000_000  # voxels for the statistics of CT
 FEWEST, MOST = 2, 8  # cases a step
-BYTES_PER_VOXEL = 550  # of a training step, a case; measured on I3D at 32, 64, 96 and 128 voxels cubed
+# Of a training step, a case: measured on I3D at 32, 64, 96 and 128 voxels cubed; of the others what their layers keep.
+BYTES_PER_VOXEL = {"i3d": 550, "resenc": 3000, "primus": 4000}
 PACKAGES = ("mreg", "torch", "numpy", "scipy")
 
 Triple = tuple[float, float, float]
@@ -65,8 +66,10 @@ class Normalisation(Part):
 
 
 class PlannedNet(Part):
-    """What the net is made of; the settings of the same names."""
+    """What the net is made of; the settings of the same names, and every size of a ResEnc or a Primus."""
 
+    encoder: Literal["i3d", "resenc", "primus"] = "i3d"
+    options: dict[str, Any] = {}
     width: float = 1.0
     norm: Literal["batch", "group"] = "batch"
     pool: Literal["global", "video"] = "global"
@@ -134,11 +137,12 @@ def make_plan(dataset: Dataset, cases: Sequence[CaseFacts], settings: Classifica
     shapes = np.array([case.shape for case in cases])
     target = np.array(settings.spacing) if settings.spacing else target_spacing(spacings, shapes)
     sizes = np.max(np.ceil(np.round(shapes * spacings / target, 6)), axis=0)
-    excess = float(np.prod(sizes)) / settings.max_voxels
+    excess = float(np.prod(sizes)) / (settings.resolved().max_voxels or math.inf)
     if excess > 1:
         factor = excess ** (1 / 3)
         target, sizes = target * factor, np.ceil(np.round(sizes / factor, 6))
-    transpose = transposition(target)
+    # Encoders of pre-training know the axes as they are; I3D halves the first one less often than the others.
+    transpose = transposition(target) if settings.is_i3d else (0, 1, 2)
     coarsest, first, second = transpose
     size = settings.image_size or (int(sizes[coarsest]), int(sizes[first]), int(sizes[second]))
     return Plan(
@@ -153,15 +157,9 @@ def make_plan(dataset: Dataset, cases: Sequence[CaseFacts], settings: Classifica
         image_size=size,
         batch_size=settings.batch_size or planned_batch(math.prod(size), settings.memory_gib, len(cases)),
         normalisation=tuple(_normalisation(number, name, cases) for number, name in enumerate(dataset.channels)),
-        net=planned_net(settings),
+        net=PlannedNet(),
         versions={package: metadata.version(package) for package in PACKAGES},
     )
-
-
-def planned_net(settings: ClassificationSettings) -> PlannedNet:
-    """Return the net that the settings ask for."""
-    said = {key: getattr(settings.resolved(), key) for key in PlannedNet.model_fields}
-    return PlannedNet.model_validate(said)
 
 
 def target_spacing(spacings: NDArray[np.float64], shapes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -186,9 +184,9 @@ def transposition(spacing: Sequence[float] | NDArray[np.float64]) -> tuple[int, 
     return coarsest, first, second
 
 
-def planned_batch(voxels: int, memory_gib: float, cases: int) -> int:
+def planned_batch(voxels: int, memory_gib: float, cases: int, encoder: str = "i3d") -> int:
     """Return the cases a step that fit into memory, at least two, at most eight and no more than there are."""
-    fitting = int(memory_gib * 2**30 / (BYTES_PER_VOXEL * voxels))
+    fitting = int(memory_gib * 2**30 / (BYTES_PER_VOXEL[encoder] * voxels))
     return max(FEWEST, min(MOST, fitting, cases))
 
 

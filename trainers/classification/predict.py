@@ -101,7 +101,7 @@ def _document(plan: Plan, probabilities: Probabilities) -> dict[str, Any]:
 def evaluate(job: dict[str, Any]) -> dict[str, Any]:
     """Judge a model on the labelled cases of a dataset's part; return what `validation.report` gives.
 
-    Job keys: model, device, folds, dataset (folder), part (training or test).
+    Job keys: model, device, folds, dataset (folder), part (training or test), figures (folder to draw into, or null).
     """
     torch.set_num_threads(job.get("threads") or cpu_count())
     model = Classifier.load(Path(job["model"]), job["folds"], choose_device(job["device"]))
@@ -124,4 +124,10 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
             )
             advance(case.name)
     document = report(model.plan, judged, seed=0)
+    if job.get("figures"):
+        from trainers.classification import figures  # with matplotlib, which a prediction does without
+
+        folder = Path(job["figures"])
+        folder.mkdir(parents=True, exist_ok=True)
+        figures.draw(folder, model.plan, judged, document)
     return {**document, "folds": list(model.nets)}

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from trainers.classification.nets import network
 from trainers.classification.preprocess import load
 from trainers.core.distributed import Ranks
 from trainers.data.augment import Augmentation, Source, augment
-from trainers.nets.i3d import I3D, I3DConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trainers.classification.config import ClassificationSettings
     from trainers.classification.dataset import Case
     from trainers.classification.plan import Plan
+    from trainers.data.augment import Draw
 
 UNKNOWN = -100  # target of a label that is not known, which cross_entropy leaves out
 KEEP_BYTES = 4 << 30  # of preprocessed cases in memory; beyond that they are read again
@@ -44,20 +45,6 @@ class Batch:
     images: Tensor  # (B, C + 1, Z, Y, X); the last channel is the mask
     targets: Tensor  # (B, labels)
     totals: tuple[float, ...]  # by label: sum of the class weights of the whole batch, a process
-
-
-def network(plan: Plan) -> I3D:
-    """Return the untrained net of a plan."""
-    return I3D(
-        I3DConfig(
-            channels=len(plan.channels) + 1,
-            classes=plan.classes,
-            width=plan.net.width,
-            norm=plan.net.norm,
-            pool=plan.net.pool,
-            dropout=plan.net.dropout,
-        )
-    )
 
 
 def with_mask(images: Tensor, masks: Tensor, classes: int) -> Tensor:
@@ -125,19 +112,25 @@ class ClassificationTask:
             ]
             seed = int(rng.integers(2**62))
             share = slice(self.ranks.rank, None, self.ranks.size)
-            sources = [self._memory.source(case.name).to(self.device) for case in chosen[share]]
-            if self._augmentation:
-                generator = torch.Generator(self.device).manual_seed(seed + self.ranks.rank)
-                mine = [draw for draw in draws[share] if draw]
-                images, masks = augment(sources, mine, self._augmentation, generator)
-            else:
-                images = torch.stack([source.image for source in sources])
-                masks = torch.stack([source.labels for source in sources])
+            seen = [
+                self._seen(case.name, draw, seed + number)
+                for number, (case, draw) in list(enumerate(zip(chosen, draws, strict=True)))[share]
+            ]
+            images, masks = (torch.stack(parts) for parts in zip(*seen, strict=True))
             yield Batch(
                 images=with_mask(images, masks, self.plan.roi_classes),
                 targets=_targets(chosen[share], self.device),
                 totals=self._totals(chosen),
             )
+
+    def _seen(self, name: str, draw: Draw | None, seed: int) -> tuple[Tensor, Tensor]:
+        """Return image and mask of a case, augmented by itself: alike however many processes share the batch."""
+        source = self._memory.source(name).to(self.device)
+        if draw is None or self._augmentation is None:
+            return source.image, source.labels
+        generator = torch.Generator(self.device).manual_seed(seed)
+        images, masks = augment([source], [draw], self._augmentation, generator)
+        return images[0], masks[0]
 
     def losses(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the sum of the labels' cross-entropies, and each of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from trainers.classification import figures
 from trainers.classification.config import ClassificationSettings
 from trainers.classification.dataset import read_dataset
 from trainers.classification.folds import ALL, cases_of, make_splits
+from trainers.classification.nets import planned_net
 from trainers.classification.network import Classifier, probabilities, save_final
-from trainers.classification.plan import Plan, planned_net, read_plan
+from trainers.classification.plan import Plan, planned_batch, read_plan
 from trainers.classification.preprocess import load, plan_dataset, preprocess_dataset
 from trainers.classification.task import ClassificationTask
 from trainers.classification.validation import Judged, judged_cases, report
@@ -31,6 +33,8 @@ from trainers.core.stopping import Stopping
 
 if TYPE_CHECKING:
     from trainers.classification.dataset import Dataset
+    from trainers.classification.plan import PlannedNet
+    from trainers.classification.pretrained import Beginning
     from trainers.core.distributed import Ranks
 
 VALIDATION = "validation.json"
@@ -42,7 +46,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a training job; return the folds that were trained now and those that were done before.
 
     Job keys: dataset, run, cache (folders), settings, splits (or null), config (what the run's config.json says),
-    dataset_json (what the run's says), max_minutes, validation_only.
+    dataset_json (what the run's says), pretrained (checkpoint to start from, or null), max_minutes, validation_only.
     """
     run_folder = Path(job["run"])
     with alone(run_folder), Stopping(job.get("max_minutes")) as stopping:
@@ -54,7 +58,9 @@ def _run(job: dict[str, Any], run_folder: Path, progress: Progress, stopping: St
     device = ready_device(settings.device)
     progress.say(f"device: {device} ({torch.get_num_threads()} threads)")
     dataset = read_dataset(Path(job["dataset"]))
-    plan, store = prepare(dataset, Path(job["cache"]), settings, progress)
+    beginning = _beginning(job.get("pretrained"), settings)
+    net = beginning.net if beginning else planned_net(settings)
+    plan, store = prepare(dataset, Path(job["cache"]), settings, progress, net)
     splits = job["splits"] or make_splits(dataset, settings.num_folds, settings.seed)
     write_json(run_folder / "plans.json", plan.model_dump(mode="json"))
     write_json(run_folder / "dataset.json", job["dataset_json"])
@@ -70,6 +76,8 @@ def _run(job: dict[str, Any], run_folder: Path, progress: Progress, stopping: St
             if job.get("validation_only"):
                 raise TrainingError(f"{folder}: not trained to its end", hint="mreg train, without --validation-only")
             task = build(plan, settings, store, fold, (training, validation), device)
+            if beginning:
+                beginning.start(task.module, folder, progress)
             reason = train_fold(task, settings, folder, device, progress, stopping)
             if reason:
                 return {**answer, "stopped": reason}
@@ -80,20 +88,37 @@ def _run(job: dict[str, Any], run_folder: Path, progress: Progress, stopping: St
     return answer
 
 
-def prepare(dataset: Dataset, cache: Path, settings: ClassificationSettings, progress: Progress) -> tuple[Plan, Path]:
+def _beginning(checkpoint: str | None, settings: ClassificationSettings) -> Beginning | None:
+    if not checkpoint:
+        return None
+    from trainers.classification.pretrained import Beginning  # with the library of ResEnc, which takes a second
+
+    return Beginning.of(Path(checkpoint), settings)
+
+
+def prepare(
+    dataset: Dataset, cache: Path, settings: ClassificationSettings, progress: Progress, net: PlannedNet | None = None
+) -> tuple[Plan, Path]:
     """Plan and preprocess what is not in the cache yet; return the plan and the folder of the cases."""
     relevant = {key: value for key, value in settings.model_dump(mode="json").items() if key in PLANNED_FROM}
+    relevant |= {} if settings.is_i3d else {"transposed": False}
     name = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
     folder = cache / f"{dataset.folder.name}-{name}"
     threads = cpu_count()
     if not (folder / "plans.json").is_file():
         plan = plan_dataset(dataset, settings, threads, progress)
         write_json(folder / "plans.json", plan.model_dump(mode="json"))
-    plan = read_plan(folder).model_copy(update={"net": planned_net(settings)})  # which no case depends on
+    plan = with_net(read_plan(folder), net or planned_net(settings), settings, len(dataset.cases))
     size, spacing = (" x ".join(f"{n:.3g}" for n in values) for values in (plan.image_size, plan.spacing))
     progress.say(f"plan: {size} voxels of {spacing} mm, {plan.batch_size} cases a step")
     preprocess_dataset(dataset, plan, folder, threads, progress)
     return plan, folder
+
+
+def with_net(plan: Plan, net: PlannedNet, settings: ClassificationSettings, cases: int) -> Plan:
+    """Return the plan with what no preprocessed case depends on: the net, and the cases a step that fit with it."""
+    planned = planned_batch(math.prod(plan.image_size), settings.memory_gib, cases, net.encoder)
+    return plan.model_copy(update={"net": net, "batch_size": settings.batch_size or planned})
 
 
 def build(

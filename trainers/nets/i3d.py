@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from trainers.nets.norms import BatchNorm
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -69,7 +71,7 @@ class Unit(nn.Module):
         super().__init__()
         self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
         self.conv = nn.Conv3d(inputs, outputs, kernel, stride, bias=False)
-        self.norm = nn.BatchNorm3d(outputs) if config.norm == "batch" else nn.GroupNorm(outputs // STEP, outputs)
+        self.norm = BatchNorm(outputs) if config.norm == "batch" else nn.GroupNorm(outputs // STEP, outputs)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Map (B, C, Z, Y, X) to (B, C', Z/s, Y/s, X/s), rounded up."""
