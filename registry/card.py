@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from registry import output
-from registry.files import write_text
+from registry.files import atomic_write, write_text
+from registry.scrub import picture
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CARD = "README.md"
+PLACE = "figures"
+FIGURES = {  # of a run → what the card says they are
+    "predictions.png": "Slices of measured cases, each plain and with the reference in red and the prediction in green",
+}
 START, END = "<!-- mreg:metrics -->", "<!-- /mreg:metrics -->"
 COLUMNS = {  # key of evaluation.json → heading, decimals
     "dice": ("Dice", 2),
@@ -20,7 +25,16 @@ COLUMNS = {  # key of evaluation.json → heading, decimals
     "volume_difference_ml": ("volume difference (ml)", 2),
     "volume_difference_percent": ("volume difference (%)", 1),
 }
-
+LESION_COLUMNS = {  # of a lesion model, beside those of voxels
+    "lesion_sensitivity": ("lesion sensitivity", 2),
+    "lesion_precision": ("lesion precision", 2),
+    "lesion_f1": ("lesion F1", 2),
+    "reference_lesions": ("lesions", 1),
+    "predicted_lesions": ("predicted lesions", 1),
+    "reference_ml": ("volume (ml)", 2),
+    "predicted_ml": ("predicted volume (ml)", 2),
+    "false_positive_ml": ("false positives in cases without a lesion (ml)", 3),
+}
 CLASS_COLUMNS = {
     "macro_auc": ("AUC", 2),
     "accuracy": ("accuracy", 2),
@@ -30,8 +44,8 @@ CLASS_COLUMNS = {
 }
 
 
-def write_metrics(repo_root: Path, evaluation: dict[str, Any]) -> None:
-    """Replace the metrics block of the repo's README.md by the table of an evaluation.json.
+def write_metrics(repo_root: Path, evaluation: dict[str, Any], run: Path | None = None) -> None:
+    """Replace the metrics block of the repo's README.md by the table of an evaluation.json, and figures of its run.
 
     The same evaluation twice changes nothing. A card that is missing or has no block is left alone, with a warning.
     """
@@ -42,9 +56,23 @@ def write_metrics(repo_root: Path, evaluation: dict[str, Any]) -> None:
     if not (start and end):
         output.warn(f"{path}: no place for metrics; add the lines {START} and {END}")
         return
-    new = f"{before}{start}\n{table(evaluation)}\n{end}{after}"
+    shown = "".join(f"\n\n![{words}]({PLACE}/{name})" for name, words in _figures(repo_root, run).items())
+    new = f"{before}{start}\n{table(evaluation)}{shown}\n{end}{after}"
     if new != text:
         write_text(path, new)
+
+
+def _figures(repo_root: Path, run: Path | None) -> dict[str, str]:
+    """Copy a run's figures to where the card shows them, without what a PNG says beside its picture; return which."""
+    if run is None:
+        return {}
+    found = {name: words for name, words in FIGURES.items() if (run / name).is_file()}
+    for name in found:
+        target, data = repo_root / PLACE / name, picture((run / name).read_bytes(), str(run / name))
+        if not target.is_file() or target.read_bytes() != data:
+            with atomic_write(target) as stream:
+                stream.write(data)
+    return found
 
 
 def table(evaluation: dict[str, Any]) -> str:
@@ -57,14 +85,22 @@ def table(evaluation: dict[str, Any]) -> str:
         f"checkpoint `{evaluation['checkpoint']}`",
         f"fold{'s' if len(evaluation['folds']) != 1 else ''} {folds}",
         *(["weights in half precision"] if evaluation["half"] else []),
+        *([f"threshold {evaluation['threshold']:g}"] if "threshold" in evaluation else []),
     ]
     columns = CLASS_COLUMNS if "labels" in evaluation else COLUMNS
-    lines = ["; ".join(facts) + ".", "", "| label | " + " | ".join(heading for heading, _ in columns.values()) + " |"]
+    lines = ["; ".join(facts) + ".", "", *_grid(evaluation["mean"], columns)]
+    if any("lesion_f1" in mean for mean in evaluation["mean"].values()):
+        lines += ["", *_grid(evaluation["mean"], LESION_COLUMNS)]
+    return "\n".join(lines)
+
+
+def _grid(means: dict[str, dict[str, float | None]], columns: dict[str, tuple[str, int]]) -> list[str]:
+    lines = ["| label | " + " | ".join(heading for heading, _ in columns.values()) + " |"]
     lines.append("|---|" + "---:|" * len(columns))
-    for label, mean in evaluation["mean"].items():
+    for label, mean in means.items():
         values = [_value(mean.get(key), decimals) for key, (_, decimals) in columns.items()]
         lines.append(f"| {label.replace('|', '/')} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
+    return lines
 
 
 def _value(value: float | None, decimals: int) -> str:

@@ -168,6 +168,8 @@ def evaluate(
         "cases": [_entry(case, case.folds, kept / f"{case.name}.nii.gz" if save else None) for case in cases],
     }
     if is_lesion_model(model.folder):
+        if model.run and chosen != "train":
+            job["figure"] = str(model.folder / lesion.FIGURE)
         answer = lesion.call(model.folder, lesion.with_labels(model.folder, dataset, job), registry=registry)
     elif (crop := margins.of_model(model.folder)) and not (dataset / margins.FILE).is_file():
         answer = cropping.call(job, crop, labels=read_json(dataset / "dataset.json")["labels"], registry=registry)
@@ -180,6 +182,7 @@ def evaluate(
         "checkpoint": FINAL,
         "folds": [int(fold) if fold.isdigit() else fold for fold in folds if fold in used],
         "half": half,
+        **{key: answer[key] for key in ("threshold", "summary") if key in answer},
         "cases": answer["cases"],
         "mean": answer["mean"],
     }
@@ -250,4 +253,4 @@ def _keep(run: Run, repo: Repo | None, evaluation: dict[str, Any]) -> None:
     if repo:
         from registry.card import write_metrics
 
-        write_metrics(repo.root, evaluation)
+        write_metrics(repo.root, evaluation, run.path)

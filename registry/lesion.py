@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trainers.catalog import Recipe
 
 NAME = RECIPE
+FIGURE = "predictions.png"  # of an evaluation, in the run
 CORD_ENDINGS = (".nii.gz", ".nii", ".csv")
 
 
@@ -91,7 +92,7 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
         "settings": settings,
         "splits": training.splits_of(dataset),
         "cords": _cords_of_dataset(repo, planned),
-        "weights": str(planned.pretrained) if planned.pretrained else None,
+        "pretrained": str(planned.pretrained) if planned.pretrained else None,
         "max_minutes": max_minutes,
         "config": {
             "recipe": NAME,

@@ -16,6 +16,12 @@ MEASURES = {  # in the manifest → column of a table, decimals
     "precision": ("Precision", 3),
     "recall": ("Recall", 3),
     "volume_difference_percent": ("Volume difference (%)", 1),
+    "lesion_sensitivity": ("Lesion sensitivity", 3),
+    "lesion_precision": ("Lesion precision", 3),
+    "lesion_f1": ("Lesion F1", 3),
+    "reference_lesions": ("Lesions", 1),
+    "predicted_lesions": ("Predicted lesions", 1),
+    "false_positive_ml": ("False positives without a lesion (ml)", 3),
 }
 
 

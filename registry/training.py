@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainers.catalog import Recipe
 
 # Settings that change where or how fast a training runs, not what comes out: they do not make it another run.
-NOT_PART_OF_THE_RESULT = {"folds", "device", "workers", "checkpoint_minutes", "compile", "trackers", "sheets"}
+NOT_PART_OF_THE_RESULT = {"folds", "device", "workers", "checkpoint_minutes", "compile", "trackers", "sheets", "shown"}
 # Packages whose version changes the preprocessed voxels (batchgenerators 0.25.5 changed its label resampling).
 SHAPES_THE_DATA = ("nnunetv2", "batchgenerators", "acvl-utils")
 DATA_CONTRACT = ("channel_names", "labels", "regions_class_order", "image_orientation")

@@ -54,10 +54,10 @@ def write_table(folder: Path, count: int = 6) -> Path:
 
 def training_job(table: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     """Return a job as the command line makes it."""
-    settings = SETTINGS | {key: value for key, value in changes.items() if key not in {"max_minutes", "weights"}}
+    settings = SETTINGS | {key: value for key, value in changes.items() if key not in {"max_minutes", "pretrained"}}
     return {
         "kind": "train", "dataset": str(table), "run": str(folder / "run"), "cache": str(folder / "cache"),
         "settings": settings, "splits": None, "config": {"dataset": {"hash": "0"}},
         "dataset_json": {"labels": {"background": 0, "lesion": 1}, "channel_names": {"0": "T2w"}},
-        **{key: changes[key] for key in ("max_minutes", "weights") if key in changes},
+        **{key: changes[key] for key in ("max_minutes", "pretrained") if key in changes},
     }  # fmt: skip

@@ -1,5 +1,7 @@
 """The metrics in a model's card."""
 
+from matplotlib.figure import Figure
+
 from registry.card import END, START, write_metrics
 
 EVALUATION = {
@@ -70,3 +72,25 @@ def test_a_repo_without_a_card_gets_none(tmp_path, capsys):
     write_metrics(tmp_path, EVALUATION)
     assert list(tmp_path.iterdir()) == []
     assert "README.md" in capsys.readouterr().err
+
+
+def test_a_lesion_models_card_counts_lesions_and_shows_them(tmp_path):
+    card, run = tmp_path / "README.md", tmp_path / "run"
+    card.write_text(f"{START}\n{END}\n")
+    run.mkdir()
+    lesion = {
+        "dice": 0.5, "lesion_sensitivity": 0.75, "lesion_precision": None, "lesion_f1": 0.6, "reference_lesions": 2.5,
+        "predicted_lesions": 1.0, "reference_ml": 0.21, "predicted_ml": 0.1, "false_positive_ml": 0.0123,
+    }  # fmt: skip
+    evaluation = {**EVALUATION, "threshold": 0.35, "mean": {"lesion": lesion}}
+    write_metrics(tmp_path, evaluation, run)
+    assert "| lesion | 0.75 | not defined | 0.60 | 2.5 | 1.0 | 0.21 | 0.10 | 0.012 |" in card.read_text()
+    assert "threshold 0.35" in card.read_text()
+    assert "![" not in card.read_text()
+    figure = Figure()
+    figure.savefig(run / "predictions.png", metadata={"Software": "somebody's"})
+    write_metrics(tmp_path, evaluation, run)
+    assert "](figures/predictions.png)\n<!--" in card.read_text()
+    shown = (tmp_path / "figures" / "predictions.png").read_bytes()
+    assert shown[:4] == b"\x89PNG"
+    assert b"somebody" not in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lesion_data import phantom, training_job, write_table
+from test_finetuning import SMALL, checkpoint
 
 from trainers.core.errors import TrainingError
 from trainers.data.store import open_volume
@@ -86,7 +88,7 @@ def test_predictions_lie_on_their_images_and_are_measured(table: Path, trained: 
     nib.save(nib.as_closest_canonical(nib.load(case.lesion)), tmp_path / "lesion.nii.gz")
     entry = {"name": "sub-04_T2w", "folds": ["0"], "cord": str(case.cord)}
     answer = predict.run({
-        "model": str(trained / "run"), "device": "cpu", "mirror": True, "half": True,
+        "model": str(trained / "run"), "device": "cpu", "mirror": True, "half": True, "figure": str(tmp_path / "a.png"),
         "cases": [
             {**entry, "images": [str(case.image)], "output": str(tmp_path / "a.nii.gz"), "reference": str(case.lesion)},
             {**entry, "name": "sub-04b_T2w", "images": [str(tmp_path / "sub-04_T2w.nii.gz")],
@@ -100,10 +102,58 @@ def test_predictions_lie_on_their_images_and_are_measured(table: Path, trained: 
     assert np.array_equal(np.asarray(nib.as_closest_canonical(one).dataobj), np.asarray(other.dataobj))
     assert answer["cases"]["sub-04_T2w"] == answer["cases"]["sub-04b_T2w"]
     assert answer["mean"]["lesion"]["lesion_f1"] == 1
+    assert answer["summary"]["lesion_f1"] == {"median": 1, "iqr": [1, 1], "cases": 2}
+    assert answer["threshold"] == json.loads((trained / "run" / "plans.json").read_text())["folds"]["0"]["threshold"]
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     assert answer["files"] == [str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz")]
     with pytest.raises(TrainingError, match="no cord mask and no centreline"):
         predict.run({"model": str(trained / "run"), "device": "cpu", "mirror": False, "half": False,
                      "cases": [{"name": "x", "images": [str(case.image)], "folds": ["0"]}]})  # fmt: skip
+
+
+def test_the_threshold_that_is_stored_decides_and_zero_cases_are_shown_on_request(table, trained, tmp_path) -> None:
+    run, case = tmp_path / "run", read_index(table)[4]
+    shutil.copytree(trained / "run", run)
+    plans = json.loads((run / "plans.json").read_text())
+    plans["settings"]["shown"] = 0
+    entry = {"name": case.name, "images": [str(case.image)], "cord": str(case.cord), "reference": str(case.lesion)}
+    job = {"model": str(run), "device": "cpu", "mirror": False, "half": False, "figure": str(tmp_path / "a.png")}
+    (tmp_path / "a.png").touch()  # of an earlier evaluation
+    volumes = []
+    for threshold in (0.01, 0.5, 0.99):
+        plans["folds"]["0"]["threshold"] = threshold
+        (run / "plans.json").write_text(json.dumps(plans))
+        answer = predict.run({**job, "cases": [{**entry, "folds": ["0"]}]})
+        assert answer["threshold"] == threshold
+        volumes.append(answer["cases"][case.name]["lesion"]["predicted_ml"])
+    assert volumes[0] > volumes[1] > volumes[2]
+    assert not (tmp_path / "a.png").exists()
+
+
+THICK, NARROW = (slice(None), slice(None), slice(7, None, 15)), (slice(16, 32), slice(None), slice(None))
+
+
+def test_thick_slices_and_narrow_images_are_predicted_on_their_own_grid(table, trained, tmp_path) -> None:
+    case, cases = read_index(table)[4], []
+    for name, part, spacing in (("thick", THICK, (0.5, 0.5, 7.5)), ("narrow", NARROW, (0.5, 0.5, 0.5))):
+        for kind in ("image", "cord", "lesion"):
+            data = np.asarray(nib.load(getattr(case, kind)).dataobj)[part]
+            nib.save(nib.Nifti1Image(data, np.diag([*spacing, 1])), tmp_path / f"{name}_{kind}.nii.gz")
+        files = {"images": [str(tmp_path / f"{name}_image.nii.gz")], "cord": str(tmp_path / f"{name}_cord.nii.gz")}
+        reference, output = (str(tmp_path / f"{name}_{kind}.nii.gz") for kind in ("lesion", "found"))
+        cases.append({"name": name, "folds": ["0"], **files, "reference": reference, "output": output})
+    job = {"model": str(trained / "run"), "device": "cpu", "mirror": False, "half": False}
+    answer = predict.run({**job, "cases": cases})
+    for name, shape in (("thick", (48, 44, 3)), ("narrow", (16, 44, 40))):
+        assert nib.load(tmp_path / f"{name}_found.nii.gz").shape == shape
+    assert answer["cases"]["narrow"]["lesion"]["dice"] > 0.5
+    (tmp_path / "line.csv").write_text("x_mm,y_mm,z_mm\n900,900,900\n900,900,950\n")
+    with pytest.raises(TrainingError, match=r"narrow_image\.nii\.gz: the centreline \(line\.csv\) lies outside"):
+        predict.run({**job, "cases": [{**cases[1], "cord": str(tmp_path / "line.csv")}]})
+    for shape, words in (((48, 44), "a 2D image"), ((48, 44, 4, 3), "4D image")):
+        nib.save(nib.Nifti1Image(np.ones(shape, dtype=np.float32), np.eye(4)), tmp_path / "odd.nii.gz")
+        with pytest.raises(TrainingError, match=rf"odd\.nii\.gz: .*{words}"):
+            predict.run({**job, "cases": [{**cases[1], "images": [str(tmp_path / "odd.nii.gz")]}]})
 
 
 @pytest.mark.long
@@ -127,45 +177,38 @@ def test_stopped_it_goes_on_and_ends_with_the_same_weights(table: Path, trained:
 
 def test_a_training_starts_from_another_ones_weights(table: Path, trained: Path, tmp_path: Path, capsys) -> None:
     weights = trained / "run" / "fold_0" / "checkpoint_final.pth"
-    train.run(training_job(table, tmp_path, weights=str(weights), epochs=1, iterations=1))
+    train.run(training_job(table, tmp_path, pretrained=str(weights), epochs=1, iterations=1))
     assert "starts from checkpoint_final.pth: " in capsys.readouterr().err
     with pytest.raises(TrainingError, match="no tensor fits"):
         begin(torch.nn.Linear(2, 2), LesionSettings.model_validate({}), weights)
 
 
-def test_a_training_starts_from_a_pretrained_encoder_of_its_own_size_only(tmp_path: Path) -> None:
-    from trainers.nets.resenc import ResEncConfig, unet
-    from trainers.pretraining.checkpoint import downstream
-
-    size = {"features": [4, 8, 8], "blocks": [1, 1, 1], "depth": 3, "net": "resenc"}
+def test_a_resenc_learns_from_a_pretrained_encoder_and_takes_one_of_its_own_size_only(
+    table: Path, tmp_path: Path, capsys
+) -> None:
+    file = checkpoint(tmp_path, "resenc")
+    pretrained = torch.load(file, weights_only=True)["network_weights"]
+    net = SMALL["resenc"]
+    size = {"net": "resenc", "depth": 3, "features": list(net.features), "blocks": list(net.blocks)}
     settings = LesionSettings.model_validate(size)
-    config = ResEncConfig(features=(4, 8, 8), blocks=(1, 1, 1))
-    plan = {
-        "architecture_plans": {
-            "arch_class_name": "ResidualEncoderUNet", "arch_kwargs": config.keywords(),
-            "arch_kwargs_requiring_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-        "pretrain_plan": {"configurations": {"onemmiso": {"patch_size": [16, 16, 16]}}},
-        "pretrain_num_input_channels": 1, "recommended_downstream_patchsize": [16, 16, 16],
-        "key_to_encoder": "encoder.stages", "key_to_stem": "encoder.stem",
-        "keys_to_in_proj": ["encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"],
-        "key_to_lpe": None,
-    }  # fmt: skip
-    source = unet(config)
-    assert type(downstream(plan)) is type(source)
-    torch.save(
-        {"network_weights": source.state_dict(), "nnssl_adaptation_plan": plan, "trainer_name": "x", "init_args": {}},
-        tmp_path / "encoder.pth",
-    )
     module = build(settings)
-    assert begin(module, settings, tmp_path / "encoder.pth")
-    for key, value in module.state_dict().items():
-        if key.startswith("encoder."):
-            assert torch.equal(value, source.state_dict()[key]), key
-    for other in ({"net": "unet"}, {**size, "features": [4, 8, 16]}):
+    report = begin(module, settings, file)
+    assert all(torch.equal(module.state_dict()[key], pretrained[key]) for key in report.used)
+    assert {key.split(".")[0] for key in report.new} >= {"decoder"}
+    train.run(training_job(table, tmp_path, pretrained=str(file), epochs=1, iterations=5, **size))
+    assert "starts from checkpoint_final.pth: " in capsys.readouterr().err
+    run = tmp_path / "run"
+    assert json.loads((run / "fold_0" / "pretrained.json").read_text())["used"] == list(report.used)
+    trained = load(run, 0, torch.device("cpu"))
+    assert type(trained.module) is type(module)
+    first = report.used[0]
+    assert 0 < (trained.module.state_dict()[first] - pretrained[first]).abs().max() < 0.1  # it went on from there
+    assert json.loads((run / "fold_0" / "validation" / "summary.json").read_text())["cases"]
+    for other, hint in (({"net": "unet"}, "--set depth=3"), ({**size, "features": [4, 8, 16]}, "--set net=resenc")):
         settings = LesionSettings.model_validate(other)
-        with pytest.raises(TrainingError, match="another net than"):
-            begin(build(settings), settings, tmp_path / "encoder.pth")
+        with pytest.raises(TrainingError, match="another net than") as caught:
+            begin(build(settings), settings, file)
+        assert hint in caught.value.hint
 
 
 def test_wrong_splits_and_sets_without_lesions_are_refused(table: Path, tmp_path: Path) -> None:

@@ -20,7 +20,19 @@ COLUMNS = {  # key of evaluation.json: heading, decimals
     "volume_difference_percent": ("diff. %", 1),
     "reference_ml": ("ref. ml", 3),
 }
-HEADINGS = [heading for heading, _ in COLUMNS.values()]
+LESION_COLUMNS = {  # of a lesion model
+    "dice": ("Dice", 3),
+    "hd95_mm": ("HD95 mm", 2),
+    "volume_difference_percent": ("diff. %", 1),
+    "reference_ml": ("ref. ml", 3),
+    "predicted_ml": ("pred. ml", 3),
+    "reference_lesions": ("lesions", 1),
+    "predicted_lesions": ("predicted", 1),
+    "lesion_sensitivity": ("found", 3),
+    "lesion_precision": ("right", 3),
+    "lesion_f1": ("F1", 3),
+    "false_positive_ml": ("false ml", 3),
+}
 
 
 @click.command("evaluate")
@@ -54,7 +66,9 @@ def command(
 
     DATASET is a raw dataset, of classes where the model is a classifier. Test cases are predicted by all folds
     together; validation cases by the fold that did not train on them. A run's figures are written to its
-    evaluation.json and to the model card. "diff." is the predicted volume minus the reference's.
+    evaluation.json and to the model card. "diff." is the predicted volume minus the reference's. Of a lesion model:
+    how many lesions there are and how many are predicted, the share of lesions that is found and of predicted ones that
+    is right, F1 of both, and the volume predicted where there is no lesion ("false").
 
     \b
     Examples:
@@ -78,18 +92,28 @@ def command(
         output.answer(_plain(evaluation))
 
 
+def _columns(evaluation: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    return LESION_COLUMNS if any("lesion_f1" in mean for mean in evaluation["mean"].values()) else COLUMNS
+
+
+def _headings(evaluation: dict[str, Any]) -> list[str]:
+    return ["case", "label", *(heading for heading, _ in _columns(evaluation).values())]
+
+
 def _rows(evaluation: dict[str, Any]) -> list[list[str]]:
     """Return a row for each case and label, and the means."""
     blocks = [*evaluation["cases"].items(), ("mean", evaluation["mean"])]
     return [
-        [case, label, *(_number(scores[key], digits) for key, (_, digits) in COLUMNS.items())]
+        [case, label, *(_number(scores[key], digits) for key, (_, digits) in _columns(evaluation).items())]
         for case, by_label in blocks
         for label, scores in by_label.items()
     ]
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    if value is None or isinstance(value, int):
+        return "-" if value is None else str(value)
+    return f"{value:.{digits}f}"
 
 
 def _of_classes(evaluation: dict[str, Any]) -> str:
@@ -107,7 +131,7 @@ def _of_classes(evaluation: dict[str, Any]) -> str:
 
 def _plain(evaluation: dict[str, Any]) -> str:
     """Align the columns: names to the left, figures to the right."""
-    return _aligned([["case", "label", *HEADINGS], *_rows(evaluation)])
+    return _aligned([_headings(evaluation), *_rows(evaluation)])
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -127,8 +151,10 @@ def _print_rich(evaluation: dict[str, Any]) -> None:
 
     folds = ", ".join(map(str, evaluation["folds"]))
     title = f"{evaluation['dataset']}, {evaluation['split']}, fold {folds}{', half' * evaluation['half']}"
+    if "threshold" in evaluation:
+        title += f", threshold {evaluation['threshold']:g}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(["case", "label", *HEADINGS]):
+    for number, heading in enumerate(_headings(evaluation)):
         table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)  # noqa: PLR2004 - two names
     first_mean = sum(len(by_label) for by_label in evaluation["cases"].values())
     for number, row in enumerate(_rows(evaluation)):

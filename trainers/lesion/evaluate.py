@@ -25,10 +25,6 @@ ENOUGH = 0.1  # share of a lesion that must overlap
 TOUCHING = np.ones((3, 3, 3))
 THRESHOLDS = tuple(round(step / 20, 2) for step in range(1, 20))
 DEFAULT = 0.5
-LESION_METRICS = (
-    "lesion_sensitivity", "lesion_precision", "lesion_f1", "reference_lesions", "predicted_lesions",
-    "false_positive_ml",
-)  # fmt: skip
 
 
 def lesion_scores(predicted: NDArray[np.bool_], reference: NDArray[np.bool_], spacing_mm: Sequence[float]) -> Scores:
@@ -81,6 +77,22 @@ def choose_threshold(
 def _dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     total = int(predicted.sum()) + int(truth.sum())
     return 2 * int((predicted & truth).sum()) / total if total else 1.0
+
+
+def heading(scores: Scores) -> str:
+    """Return a case's scores in a line."""
+    count, found = scores["reference_lesions"] or 0, scores["predicted_lesions"] or 0
+    if not count:
+        return f"no lesion, {found:g} predicted ({scores['predicted_ml'] or 0:.3f} ml)"
+    wanted = round((scores["lesion_sensitivity"] or 0) * count)
+    right = round((scores["lesion_precision"] or 0) * found)
+    dice = scores["dice"] or 0
+    return f"Dice {dice:.2f}, {wanted} of {count:g} lesions found, {right} of {found:g} predicted are right"
+
+
+def choose_shown(names: Sequence[str], most: int) -> list[str]:
+    """Return at most so many cases for a figure, spread over all."""
+    return list(names[:: max(1, -(-len(names) // most))]) if most else []
 
 
 def summary(cases: Mapping[str, Scores]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainers.nets.resenc import ResEncConfig
+    from trainers.pretraining.finetuning import Report
 
 PLANS_FILE = "plans.json"
 CONFIGURATION = "3d"
@@ -95,12 +96,14 @@ def load(model: Path, fold: int | str, device: torch.device, *, half: bool = Fal
     )  # fmt: skip
 
 
-def begin(module: nn.Module, settings: LesionSettings, path: Path) -> str:
-    """Give an untrained net the weights of a checkpoint, and say what was taken.
+def begin(module: nn.Module, settings: LesionSettings, path: Path) -> Report:
+    """Give an untrained net the weights of a checkpoint, and return what was taken.
 
     Of this recipe's checkpoints, tensors of the same name and shape are taken; of a pre-trained ResEnc the encoder, all
     of it. Raises `TrainingError` where nothing fits.
     """
+    from trainers.pretraining.finetuning import Report
+
     state = checkpoints.load_state(path, torch.device("cpu"))
     if state.get("trainer_name") != TRAINER:
         return _begin_pretrained(module, settings, path)
@@ -110,10 +113,11 @@ def begin(module: nn.Module, settings: LesionSettings, path: Path) -> str:
     if not fits:
         raise TrainingError(f"{path}: no tensor fits the net", hint="use the net and size that it was trained with")
     module.load_state_dict({**own, **fits})
-    return f"{len(fits)} of {len(own)} tensors"
+    left, new = (tuple(key for key in keys if key not in fits) for keys in (state["network_weights"], own))
+    return Report(used=tuple(fits), changed={}, skipped=left, new=new)
 
 
-def _begin_pretrained(module: nn.Module, settings: LesionSettings, path: Path) -> str:
+def _begin_pretrained(module: nn.Module, settings: LesionSettings, path: Path) -> Report:
     from trainers.nets.resenc import ResEncConfig
     from trainers.pretraining.checkpoint import encoder_of
     from trainers.pretraining.checkpoint import load as load_pretrained
@@ -125,9 +129,17 @@ def _begin_pretrained(module: nn.Module, settings: LesionSettings, path: Path) -
         raise TrainingError(f"{path}: recipe lesion starts from ResEnc encoders, this is a Primus")
     mine = _resenc(settings)
     if settings.net != "resenc" or (encoder.features, encoder.blocks) != (mine.features, mine.blocks):
-        wanted = f"depth={len(encoder.features)}, features={list(encoder.features)}, blocks={list(encoder.blocks)}"
-        raise TrainingError(f"{path}: another net than net = {settings.net!r}", hint=f"--set net=resenc, {wanted}")
-    return str(start_from(module, pretrained).summary)
+        size: dict[str, object] = {
+            "depth": len(encoder.features),
+            "features": list(encoder.features),
+            "blocks": list(encoder.blocks),
+        }
+        if settings.window % encoder.reduction:
+            edge = -(-settings.window // encoder.reduction) * encoder.reduction
+            size |= {"window": edge, "patch": [edge] * 3}
+        flags = " ".join(f"--set {key}={str(value).replace(' ', '')}" for key, value in size.items())
+        raise TrainingError(f"{path}: another net than net = {settings.net!r}", hint=f"--set net=resenc {flags}")
+    return start_from(module, pretrained)
 
 
 def _resenc(settings: LesionSettings) -> ResEncConfig:

@@ -1,15 +1,18 @@
 """Pictures to look at before a long training, and after it: where the window lies, and what was found.
 
 In a sheet the image is seen from the side and from the front, whole, with the window's edges (yellow), the centreline
-(blue) and what is lesion (red); below, axial slices of the window as the net gets them.
+(blue) and what is lesion (red); below, axial slices of the window as the net gets them. The figure of predictions shows
+what was found beside what is there.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from trainers.core.files import atomic_path
 from trainers.data.nifti import open_image, read_voxels
@@ -55,17 +58,51 @@ def draw_sheet(path: Path, case: Case, place: Place, margin: int) -> None:
     _save(figure, path)
 
 
-def draw_predictions(
-    path: Path, cases: Sequence[tuple[str, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]]
-) -> None:
-    """Draw validation cases on the net's grid: (name, image, lesion, found), all (x, y, z)."""
-    figure = Figure(figsize=(2 * SLICES, 2.2 * max(1, len(cases))), layout="constrained")
-    grid: Any = figure.subplots(max(1, len(cases)), SLICES, squeeze=False)
-    for row, (name, image, lesion, found) in zip(grid, cases, strict=False):
-        for axes, z in zip(row, slices_of(lesion | found), strict=True):
-            _axial(axes, image[:, :, z], [(lesion[:, :, z], LESION), (found[:, :, z], FOUND)])
-        row[0].set_title(f"{name}   red: reference, green: found", fontsize=8, loc="left")
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A case in the figure of predictions, on the net's grid; all volumes are (x, y, z)."""
+
+    title: str
+    image: NDArray[np.float32]
+    lesion: NDArray[np.bool_]
+    found: NDArray[np.bool_]
+
+
+def draw_predictions(path: Path, cases: Sequence[Shown], edge: int) -> None:
+    """Draw a row for each case: axial slices of `edge` voxels around the cord, each plain and with the two masks.
+
+    Of whole images the part around the masks is shown, which is no more of a person than a window shows.
+    """
+    figure = Figure(figsize=(2 * SLICES, 2.3 * len(cases) + 0.3), layout="constrained")
+    rows: Any = figure.subfigures(len(cases), 1, squeeze=False)
+    for (row,), case in zip(rows, cases, strict=True):
+        row.suptitle(case.title, fontsize=10, x=0.01, ha="left")
+        both = case.lesion | case.found
+        all_axes = row.subplots(1, SLICES)
+        for pair, z in zip((all_axes[i : i + 2] for i in range(0, SLICES, 2)), _inner(both), strict=True):
+            part = _around(both[:, :, z], edge)
+            masks = [(case.lesion[:, :, z][part], LESION), (case.found[:, :, z][part], FOUND)]
+            _axial(pair[0], case.image[:, :, z][part], [])
+            _axial(pair[1], case.image[:, :, z][part], masks)
+    handles = [Line2D([], [], color=colour) for colour in (LESION, FOUND)]
+    figure.legend(handles, ["reference", "prediction"], loc="outside lower center", ncols=2, fontsize=10, frameon=False)
     _save(figure, path)
+
+
+def _inner(mask: NDArray[np.bool_]) -> list[int]:
+    """Return half as many slices, none at the tip of what is shown."""
+    filled = np.flatnonzero(mask.any(axis=(0, 1)))
+    choice = filled if len(filled) else np.arange(mask.shape[2])
+    return [int(choice[int(len(choice) * (2 * place + 1) / SLICES)]) for place in range(SLICES // 2)]
+
+
+def _around(mask: NDArray[np.bool_], edge: int) -> tuple[slice, slice]:
+    """Return a square part of a slice: its middle, or of a large slice what lies around a mask."""
+    centre = np.asarray(mask.shape) / 2
+    if mask.any() and min(mask.shape) > 2 * edge:
+        centre = np.argwhere(mask).mean(axis=0)
+    starts = [int(np.clip(round(c - edge / 2), 0, max(0, n - edge))) for c, n in zip(centre, mask.shape, strict=True)]
+    return slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge)
 
 
 def slices_of(mask: NDArray[np.bool_]) -> list[int]:

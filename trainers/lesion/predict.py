@@ -15,7 +15,7 @@ from trainers.core.metrics import mean_scores
 from trainers.core.progress import Progress
 from trainers.data.nifti import open_image, write_labels
 from trainers.lesion.chain import find_line, prepare, read_lesions
-from trainers.lesion.evaluate import lesion_scores
+from trainers.lesion.evaluate import choose_shown, heading, lesion_scores, summary
 from trainers.lesion.index import Case, contrast_of
 from trainers.lesion.network import LesionNet, load
 from trainers.lesion.sliding import predict_volume
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainers.core.metrics import Scores
-    from trainers.lesion.chain import Place
+    from trainers.lesion.chain import Prepared
 
 LABEL = "lesion"
 
@@ -32,9 +32,10 @@ LABEL = "lesion"
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a prediction job; return the `files` that were written, and with references `cases` and `mean`.
 
-    Job keys: model (folder), device, mirror, half, and cases: a list of name, images, folds and optionally cord (a
-    mask or centreline), output, reference, and lesion_values and cord_values, the labels that count in the reference,
-    which is the cord's mask too where none is given.
+    Job keys: model (folder), device, mirror, half, optionally figure (a PNG to draw of cases with a reference), and
+    cases: a list of name, images, folds and optionally cord (a mask or centreline), output, reference, and
+    lesion_values and cord_values, the labels that count in the reference, which is the cord's mask too where none is
+    given. With references the answer has a `summary` over the cases and the `threshold`, the folds' mean, too.
     """
     device = choose_device(job["device"])
     if device.type != "cpu":
@@ -43,14 +44,21 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     folds = sorted({str(fold) for entry in job["cases"] for fold in entry["folds"]})
     nets = {fold: load(folder, fold, device, half=job["half"]) for fold in folds}
     scores: dict[str, dict[str, Scores]] = {}
+    most = next(iter(nets.values())).settings.shown if job.get("figure") else 0
+    shown = choose_shown([entry["name"] for entry in job["cases"] if entry.get("reference")], most)
+    rows: list[tuple[Any, ...]] = []
     for entry in job["cases"]:
         start = time.monotonic()
         case, used = _case(entry), [nets[str(fold)] for fold in entry["folds"]]
-        probability, place = predict(case, used, device, mirror=job["mirror"])
-        threshold = float(np.mean([net.threshold for net in used]))
+        probability, prepared = predict(case, used, device, mirror=job["mirror"])
+        place, threshold = prepared.place, float(np.mean([net.threshold for net in used]))
         found = probability >= threshold
         if case.lesion:
-            scores[case.name] = {LABEL: lesion_scores(found, read_lesions(case, place.native), place.native.spacing_mm)}
+            truth = read_lesions(case, place.native)
+            scores[case.name] = {LABEL: lesion_scores(found, truth, place.native.spacing_mm)}
+            if case.name in shown:  # by number: the figure is released, and names of cases are not
+                title = f"case {len(rows) + 1}: {heading(scores[case.name][LABEL])}"
+                rows.append((title, prepared.image, place.cut_mask(truth)[0], place.cut_mask(found)[0]))
         if entry.get("output"):
             label_map = found.astype(np.uint8) * np.uint8(used[0].value)
             write_labels(Path(entry["output"]), label_map, open_image(case.image))
@@ -58,15 +66,31 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     files = [entry["output"] for entry in job["cases"] if entry.get("output")]
     answer: dict[str, Any] = {"files": files, "peak_memory_bytes": peak_memory()}
     if scores:
-        answer.update(cases=scores, mean=mean_scores(scores))
+        answer.update(
+            cases=scores,
+            mean=mean_scores(scores),
+            threshold=round(float(np.mean([n.threshold for n in nets.values()])), 4),
+        )
         lesion_means(answer["mean"], scores)
+        answer["summary"] = summary({name: by_label[LABEL] for name, by_label in scores.items()})
+    if job.get("figure"):
+        _draw(Path(job["figure"]), rows, next(iter(nets.values())).settings.window)
     return answer
+
+
+def _draw(path: Path, rows: list[tuple[Any, ...]], edge: int) -> None:
+    """Draw the figure of predictions, or remove one of an earlier evaluation, which shows other cases."""
+    from trainers.lesion.pictures import Shown, draw_predictions
+
+    path.unlink(missing_ok=True)
+    if rows:
+        draw_predictions(path, [Shown(*row) for row in rows], edge)
 
 
 def predict(
     case: Case, nets: list[LesionNet], device: torch.device, *, mirror: bool = False
-) -> tuple[NDArray[np.float32], Place]:
-    """Return the nets' mean probability of a lesion (x, y, z) on the image's own grid, and where it was looked for."""
+) -> tuple[NDArray[np.float32], Prepared]:
+    """Return the nets' mean probability of a lesion (x, y, z) on the image's own grid, and what they saw."""
     settings = nets[0].settings
     if any(net.settings.geometry != settings.geometry for net in nets):
         raise TrainingError("the folds were trained on different crops: they cannot be averaged")
@@ -75,7 +99,7 @@ def predict(
     for net in nets:
         image = net.standard.apply(prepared.image, prepared.tissue, case.contrast)
         total += predict_volume(net.module, image, net.settings, device, mirror=mirror)
-    return prepared.place.paste(total / np.float32(len(nets))), prepared.place
+    return prepared.place.paste(total / np.float32(len(nets))), prepared
 
 
 def lesion_means(mean: dict[str, Scores], cases: dict[str, dict[str, Scores]]) -> None:

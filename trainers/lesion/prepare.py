@@ -3,7 +3,8 @@
     CACHE/cases-KEY/CASE.npz CASE.json        cut out, not standardised; the sidecar comes last
     CACHE/cases-KEY/fold_0-KEY/CASE.b2nd …    standardised by landmarks of this fold's training cases
 
-The key of the first folder holds the geometry, that of the second one the training cases and the scheme.
+The key of the first folder holds the geometry, the labels and where cords come from, that of the second one the
+training cases and the scheme.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class CutCases:
     """The cases of a cache, cut out and not standardised."""
 
     def __init__(self, cache: Path, cases: list[Case], settings: LesionSettings) -> None:
-        key = _key(settings.geometry.model_dump(mode="json"), settings.centreline)
+        sources = (settings.centreline, settings.cord_model, settings.cord_label, settings.lesion_label)
+        key = _key(settings.geometry.model_dump(mode="json"), *sources)
         self.cases = {case.name: case for case in cases}
         self.folder = cache / f"cases-{key}"
         self._settings = settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,10 @@ from trainers.core.progress import Progress
 from trainers.core.stopping import Stopping
 from trainers.lesion.chain import read_lesions
 from trainers.lesion.config import LesionSettings
-from trainers.lesion.evaluate import DEFAULT, choose_threshold, lesion_scores, summary
+from trainers.lesion.evaluate import DEFAULT, choose_shown, choose_threshold, heading, lesion_scores, summary
 from trainers.lesion.index import Case, from_bids, from_nnunet, read_index
 from trainers.lesion.network import LesionNet, begin, build, load, save, write_plans
-from trainers.lesion.pictures import draw_predictions, draw_sheet
+from trainers.lesion.pictures import Shown, draw_predictions, draw_sheet
 from trainers.lesion.prepare import CutCases, fill_store, fit
 from trainers.lesion.sliding import predict_volume
 from trainers.lesion.task import Held, LesionTask
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 ALL = "all"
 FOLDS = 5
 SUMMARY = "validation/summary.json"
-MOST_SHOWN = 6  # validation cases in the picture of predictions
+REPORT = "pretrained.json"
 Split = dict[str, list[str]]
 
 
@@ -44,8 +45,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a training job; return the folds that were trained now and those that were done before.
 
     Job keys: dataset (a table, a BIDS tree or an nnU-Net folder), run, cache (folders), settings, splits (or null),
-    config and dataset_json (what the run's say), and optionally cords (case: file), weights (a checkpoint to start
-    from) and max_minutes.
+    config and dataset_json (what the run's say), and optionally cords (case: file), pretrained (a checkpoint to
+    start from) and max_minutes.
     """
     folder = Path(job["run"])
     with alone(folder), Stopping(job.get("max_minutes")) as stopping:
@@ -74,8 +75,8 @@ def _run(job: dict[str, Any], folder: Path, progress: Progress, stopping: Stoppi
             answer["done_before"].append(fold)
             continue
         split = _split(splits, fold, [case.name for case in learning])
-        weights = Path(job["weights"]) if job.get("weights") else None
-        if reason := _train_fold(place, cut, split, settings, device, progress, stopping, weights):
+        pretrained = Path(job["pretrained"]) if job.get("pretrained") else None
+        if reason := _train_fold(place, cut, split, settings, device, progress, stopping, pretrained):
             return {**answer, "stopped": reason}
         answer["trained"].append(fold)
     return answer
@@ -143,7 +144,7 @@ def _split(splits: list[Split], fold: int | str, names: list[str]) -> Split:
 
 def _train_fold(
     place: Path, cut: CutCases, split: Split, settings: LesionSettings, device: torch.device, progress: Progress,
-    stopping: Stopping, weights: Path | None,
+    stopping: Stopping, pretrained: Path | None,
 ) -> str:  # fmt: skip
     """Train a fold from its last checkpoint on and validate it; return why it stopped before its end, else ""."""
     if not any(cut.has_lesion(name) for name in split["train"]):
@@ -152,7 +153,7 @@ def _train_fold(
     standard = fit(cut, split["train"], settings)
     store = fill_store(cut, split["train"], standard, settings, cpu_count(), progress)
     if not (place / checkpoints.FINAL).is_file():
-        module = first_module(settings, place, progress, weights)
+        module = first_module(settings, place, progress, pretrained)
         held = [_held(cut, name, standard) for name in split["val"]]
         task = LesionTask(module, settings, store, split["train"], held, device=device)
         loop = Loop(task, loop_settings(settings), place, device=device)
@@ -173,12 +174,17 @@ def fold_of(place: Path) -> str:
     return place.name.removeprefix("fold_")
 
 
-def first_module(settings: LesionSettings, place: Path, progress: Progress, weights: Path | None) -> torch.nn.Module:
-    """Return the net to begin with; its weights depend on the seed and the fold, or come from a checkpoint."""
+def first_module(settings: LesionSettings, place: Path, progress: Progress, pretrained: Path | None) -> torch.nn.Module:
+    """Return the net to begin with; its weights depend on the seed and the fold, or come from a checkpoint.
+
+    Which weights were taken is told, and written to the fold's folder.
+    """
     seed_everything(settings.seed + sum(place.name.encode()))
     module = build(settings)
-    if weights is not None:
-        progress.say(f"starts from {weights.name}: {begin(module, settings, weights)}")
+    if pretrained is not None:
+        report = begin(module, settings, pretrained)
+        progress.say(f"starts from {pretrained.name}: {report.summary}")
+        write_json(place / REPORT, asdict(report))
     return module
 
 
@@ -215,10 +221,13 @@ def _finish(place: Path, net: LesionNet, cut: CutCases, names: list[str], device
     for name in names:
         probability, truth, spacing = on_image(name)
         scores[name] = lesion_scores(probability >= threshold, truth, spacing)
-    if shown := names[:: max(1, -(-len(names) // MOST_SHOWN))]:
+    if shown := choose_shown(names, net.settings.shown):
         held_cases = {name: _held(cut, name, net.standard) for name in shown}
-        rows = [(name, held.image, held.lesion, found[name] >= threshold) for name, held in held_cases.items()]
-        draw_predictions(place / "validation" / "predictions.png", rows)
+        rows = [
+            Shown(f"{name}: {heading(scores[name])}", held.image, held.lesion, found[name] >= threshold)
+            for name, held in held_cases.items()
+        ]
+        draw_predictions(place / "validation" / "predictions.png", rows, net.settings.window)
     mean = mean_scores({name: {"lesion": values} for name, values in scores.items()})
     write_json(
         place / SUMMARY,
