@@ -122,7 +122,11 @@ def collection_hash(collection: Collection, folder: Path, memory: Path) -> str:
         entries = dict(zip(files, pool.map(digest, files), strict=True))
     if entries != known:
         write_json(memory, entries)
-    whole = hashlib.sha256(json_text(sorted(item.image.modality for item in listed)).encode())
+    # what images are chosen by, beside their bytes
+    infos = {key: dataset.dataset_info or {} for key, dataset in collection.datasets.items()}
+    scores = {key: info["image_quality_score"] for key, info in infos.items() if "image_quality_score" in info}
+    kinds = sorted((item.id, item.image.modality, (item.image.image_info or {}).get("derived_from")) for item in listed)
+    whole = hashlib.sha256(json_text([kinds, scores]).encode())
     for name in sorted(entries):
         whole.update(f"{name} {entries[name][2]}\n".encode())
     return whole.hexdigest()

@@ -78,13 +78,38 @@ def test_a_frozen_encoder_stays_and_a_network_from_scratch_is_alike_but_for_the_
     assert rates == pytest.approx([1e-2, 1e-2 * 0.5**0.9])
 
 
+@pytest.mark.long
+def test_a_transformer_is_fine_tuned_used_and_packed_and_check_says_who_cannot_load_it(repo, tmp_path) -> None:
+    file = checkpoint(tmp_path, "primus")
+    weights, config, run = trained(repo, "--from", str(file))
+    assert config["trainer"] == "nnUNetTrainer_Primus"
+    report = json.loads((run / "fold_0" / "pretrained.json").read_text())
+    assert set(report["used"]) == {key for key in weights if key.startswith(("eva.", "down_projection."))}
+    assert report["changed"]["eva.pos_embed"].endswith("resized from (4, 4, 4) to (2, 2, 2) tokens")
+    (line, _) = (json.loads(text) for text in (run / "fold_0" / "metrics.jsonl").read_text().splitlines())
+    assert line["learning_rate"] == pytest.approx(1e-4)
+    images = sorted((repo / "data" / "raw" / DATASET / "imagesTr").glob("*.nii.gz"))[:1]
+    done = run_mreg("predict", run, *images, "-o", tmp_path / "out", "--device", "cpu", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1
+    scratch, _, other = trained(repo, "--from", str(file), "--from-scratch")
+    assert other != run
+    assert scratch.keys() == weights.keys()
+    packed = run_mreg("package", run, "--tag", "r20261121", "-o", tmp_path / "packed", "--no-reference", cwd=repo)
+    assert packed.returncode == 0, packed.stderr
+    (archive,) = (tmp_path / "packed").rglob("*.zip")
+    said = json.loads(run_mreg("check", archive, "--json", cwd=repo).stdout)
+    assert [f["code"] for f in said["findings"] if f["level"] == "error"] == ["TRAINER001"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--from-scratch",), "from_scratch is for start_from"),
         (("--from", "data"), "no pre-trained encoder"),
         (("--set", "start_from=nowhere.pth"), "nowhere.pth: no pre-trained encoder"),
-        (("--from", "PRIMUS"), "this is a Primus"),
+        pytest.param(("--from", "PRIMUS", "--set", "patch_size=[20,16,16]"), "divisible by 8", marks=pytest.mark.long),
+        (("--from", "PRIMUS", "--set", "trainer=nnUNet_Primus_M_Trainer"), "does not train the Primus"),
         pytest.param(("--from", "RESENC", "--set", "patch_size=[18,16,16]"), "divisible by 4", marks=pytest.mark.long),
         (("--from", "RESENC", "--set", "configuration=2d"), "do not go with it"),
         pytest.param(("--from", "model.toml"), "damaged", marks=pytest.mark.long),

@@ -8,10 +8,12 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from pydantic import ValidationError
 
@@ -19,8 +21,11 @@ from registry.schemas import validate
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
 from trainers.core.progress import Progress
-from trainers.data.store import open_volume
+from trainers.data.store import open_volume, write_volume
+from trainers.pretraining.choice import Choice
 from trainers.pretraining.collection import Collection, contradictions, items, portable, read_collection, resolve
+from trainers.pretraining.images import ImageStore, patch_loader
+from trainers.pretraining.method import Reading
 from trainers.pretraining.plan import make_plans
 from trainers.pretraining.prepare import Preparation, prepare
 from trainers.pretraining.preprocess import blocks_and_chunks
@@ -264,6 +269,60 @@ def test_a_subject_is_on_one_side_of_the_split(small: Path, tmp_path: Path) -> N
     assert sides[0]
     assert sides[1]
     assert not sides[0] & sides[1]
+
+
+def test_images_are_chosen_by_modality_and_by_the_score_of_their_data_set(document: dict, real: Path) -> None:
+    document["datasets"]["sct-testing"]["dataset_info"]["image_quality_score"] = [
+        {"modality": "T2w", "derived_from": "", "image_quality_score": 1.5},
+        {"modality": "T1w", "derived_from": "", "image_quality_score": 3},
+        {"modality": "bold", "derived_from": "task", "image_quality_score": 1},
+    ]
+    collection = Collection.model_validate(document)
+    found = {item.id: item for item in items(collection, real.parent)}
+
+    def chosen(**words: Any) -> set[str]:
+        return {key.rpartition("__")[2] for key in Choice(**words).of(collection, found)}
+
+    assert len(chosen()) == len(found)
+    assert {name.rpartition("_")[2] for name in chosen(modalities=("T2w", "bold"))} == {"T2w.nii.gz", "bold.nii.gz"}
+    first = "sub-errsm30_ses-01_T2w.nii.gz"
+    assert chosen(worst_quality=1.5) == {first}  # the bold image is not derived from what has the score
+    assert chosen(worst_quality=1.4) == set()
+    assert chosen(worst_quality=3) == {first, "sub-errsm30_ses-01_T1w.nii.gz"}
+    assert chosen(worst_quality=3, modalities=("T2w",)) == {first}
+    image(document)["image_info"] = {"derived_from": "task"}
+    document["datasets"]["sct-testing"]["dataset_info"]["image_quality_score"] = {"T2w": 1}
+    with pytest.raises(TrainingError, match="expected a list of modality"):
+        Choice().of(Collection.model_validate(document), found)
+    document["datasets"]["sct-testing"]["dataset_info"].pop("image_quality_score")
+    with pytest.raises(TrainingError, match="no data set of the collection has an image_quality_score"):
+        Choice(worst_quality=2).of(Collection.model_validate(document), found)
+
+
+def test_patches_are_centred_on_anatomy_as_often_as_asked_for(tmp_path: Path) -> None:
+    voxels, layout = np.zeros((1, 40, 40, 40), dtype=np.float32), blocks_and_chunks((1, 40, 40, 40), 4)
+    voxels[0, 18:22, 18:20, 20] = 1
+    for name, volume in (
+        ("masked", voxels),
+        ("masked__anat", voxels.astype(np.int8) - (voxels == 0)),
+        ("bare", voxels),
+    ):
+        write_volume(
+            tmp_path / f"{name}.b2nd", volume.astype(np.int8) if "anat" in name else volume, (40,) * 3, 1, layout
+        )
+
+    def share(case: str, on_anatomy: float) -> float:
+        store = ImageStore(tmp_path, [case], anatomy=on_anatomy > 0)
+        loader = patch_loader(
+            store, Reading(patch=(8, 8, 8)), 60, train=False, device=torch.device("cpu"), seed=(1,),
+            on_anatomy=on_anatomy,
+        )  # fmt: skip
+        return float(next(loader)["data"][:, 0, 4, 4, 4].mean())
+
+    assert share("masked", 1.0) == 1
+    assert 0.3 < share("masked", 0.5) < 0.7
+    assert share("masked", 0.0) < 0.1
+    assert share("bare", 1.0) < 0.1
 
 
 def test_a_collection_of_one_subject_is_refused(small: Path, document: dict, tmp_path: Path) -> None:

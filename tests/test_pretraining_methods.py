@@ -271,6 +271,15 @@ def test_volume_fusions_labels_are_the_shares_that_were_mixed() -> None:
     assert full.boxes == (10, 39)
 
 
+def test_volume_fusion_mixes_no_image_with_itself() -> None:
+    method = make("volume_fusion", "resenc", tiny=True)
+    image = torch.randn(1, 1, 32, 32, 32)
+    views = method.views(torch.cat([image, image]), torch.ones(2), draws(train=False))
+    inner = views["labels"][:, None] == 4
+    assert torch.equal(views["image"][inner], image[inner])
+    assert not torch.equal(views["image"], image)
+
+
 def test_volume_fusions_loss_is_cross_entropy_minus_dice() -> None:
     logits, labels = torch.randn(2, 5, 3, 3, 3), torch.randint(0, 5, (2, 3, 3, 3))
     shares = np.exp(logits.numpy())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,17 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from trainers.catalog import RECIPES
 from trainers.core.errors import TrainingError
+from trainers.core.files import read_json
 from trainers.core.progress import Progress
 from trainers.core.stopping import Stopping
 from trainers.pretraining import train
 from trainers.pretraining.checkpoint import adaptation_plan, downstream, encoder_of, load, take_up, verify
+from trainers.pretraining.choice import Choice
 from trainers.pretraining.config import PAIRS, PretrainingSettings
 from trainers.pretraining.images import ImageStore
+from trainers.pretraining.methods.mae import MAE
 from trainers.pretraining.prepare import Preparation, Prepared, prepare
 from trainers.pretraining.task import PretrainingTask
 
@@ -118,21 +124,69 @@ def trained(cache: tuple[Path, Prepared], folder: Path, chosen: PretrainingSetti
         )
 
 
-@pytest.mark.parametrize(("method", "encoder"), [("mae", "primus"), ("models_genesis", "resenc")])
-def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
-    cache: tuple[Path, Prepared], tmp_path: Path, method: str, encoder: str
+@pytest.mark.parametrize(
+    ("method", "encoder"),
+    [("mae", "primus"), pytest.param("models_genesis", "resenc", marks=pytest.mark.long)],
+)
+def test_told_to_end_and_stopped_again_and_again_it_goes_on_as_if_nothing_had_happened(
+    test_data: Path, cache: tuple[Path, Prepared], tmp_path: Path, method: str, encoder: str
 ) -> None:
-    torch.set_num_threads(1)
-    chosen = settings(method, encoder, epochs=3, checkpoint_minutes=0)
-    assert trained(cache, tmp_path / "straight", chosen) == ""
-    stops = 0
-    while trained(cache, tmp_path / "stopped", chosen, minutes=0.006):
-        stops += 1
-        assert stops < 40
-    assert stops
-    assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
-    first, second = (load(tmp_path / name / "checkpoint_final.pth").weights for name in ("straight", "stopped"))
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    chosen = settings(method, encoder, epochs=3, iterations=6, val_iterations=1, checkpoint_minutes=0)
+    straight = tmp_path / "straight" / "fold_all"
+    train.run(job(test_data, cache[0], straight.parent, chosen))  # sets the number of threads for all that follow
+    run, result = tmp_path / "told", tmp_path / "result"
+    todo = job(test_data, cache[0], run, chosen) | {"kind": "train", "result": str(result)}
+    (tmp_path / "job").write_text(json.dumps(todo))
+    process = subprocess.Popen(
+        [sys.executable, "-P", str(RECIPES["pretrain"].worker), str(tmp_path / "job")],
+        stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    begun, deadline = run / "fold_all" / "metrics.jsonl", time.monotonic() + 60
+    while not begun.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=100)
+    assert read_json(result)["stopped"] == "SIGTERM"
+    assert (run / "fold_all" / "checkpoint_latest.pth").is_file()
+    assert len(lines(run / "fold_all")) < 3
+    stopped = [trained(cache, run / "fold_all", chosen, minutes=minutes) for minutes in (0, 0.006, None)]
+    assert stopped[0].startswith("the time limit")
+    assert stopped[-1] == ""
+    assert lines(run / "fold_all") == lines(straight)
+    first, second = (load(folder / "checkpoint_final.pth") for folder in (straight, run / "fold_all"))
+    assert all(torch.equal(first.weights[key], second.weights[key]) for key in first.weights)
+
+
+def test_steps_without_a_finite_loss_are_left_out_of_weights_and_losses(
+    cache: tuple[Path, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = MAE.losses, []
+
+    def losses(self: MAE, module: Any, views: Any) -> dict[str, torch.Tensor]:
+        found = whole(self, module, views)
+        calls.append(module.training)
+        return {"loss": found["loss"] * torch.nan} if calls == [True, True] else found
+
+    monkeypatch.setattr(MAE, "losses", losses)
+    assert trained(cache, tmp_path, settings(epochs=1)) == ""
+    (line,) = lines(tmp_path)
+    assert line["skipped"] == 1
+    assert np.isfinite(line["loss"])
+    assert all(value.isfinite().all() for value in load(tmp_path / "checkpoint_final.pth").weights.values())
+
+
+def test_a_training_takes_the_images_that_are_asked_for(
+    test_data: Path, cache: tuple[Path, Prepared], capsys: pytest.CaptureFixture[str]
+) -> None:
+    collection = test_data / "nnssl_raw" / COLLECTION
+    chosen = Choice(modalities=("T1w", "T2w"))
+    found = prepare(collection, cache[0], Preparation(choice=chosen), Progress())
+    assert {name[-3:] for name in (*found.training, *found.validation)} == {"T1w", "T2w"}
+    assert set(found.training) < set(cache[1].training)
+    assert set(found.validation) < set(cache[1].validation)
+    assert "of 14 images are trained on" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="none of the 0 images"):
+        prepare(collection, cache[0], Preparation(choice=Choice(modalities=("PET",))), Progress())
 
 
 @pytest.mark.parametrize(("method", "encoder"), PAIRS)
@@ -286,4 +340,4 @@ def test_two_processes_have_the_gradients_of_one() -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["alike", "alike"]
+    assert done.stdout.count("alike") == 2  # two processes write here

@@ -88,6 +88,7 @@ class Item:
 
     id: str  # COLLECTION__DATASET__SUBJECT__SESSION__NAME
     subject: str  # COLLECTION__DATASET__SUBJECT: splits keep it together
+    dataset: str  # key of the data set
     image: Image
     folder: str  # COLLECTION/DATASET/SUBJECT/SESSION
     root: Path  # where $nnssl_raw points to, if the environment does not say
@@ -136,6 +137,7 @@ def items(collection: Collection, root: Path) -> Iterator[Item]:
                     yield Item(
                         id=f"{name}__{dataset_key}__{subject_key}__{session_key}__{image.name}",
                         subject=f"{name}__{dataset_key}__{subject_key}",
+                        dataset=dataset_key,
                         image=image,
                         folder=f"{name}/{dataset_key}/{subject_key}/{session_key}",
                         root=root,

@@ -61,6 +61,15 @@ class PretrainingSettings(BaseModel):
     leave_out_anonymised: bool = Field(
         False, description="leave voxels of anonymisation masks out of the loss (mae, s3d, simmim, models_genesis)"
     )
+    centre_on_anatomy: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of patches that are centred on a voxel of the anatomy mask, where an image has one"
+    )
+    modalities: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="train on images of these modalities alone, for example T1w (default: on all)"
+    )
+    worst_quality: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="train on images of at most this quality score alone (OpenMind: 1 is best, 5 is worst)"
+    )
     folds: tuple[Literal["all"], ...] = Field(("all",), min_length=1, description="always one network on every subject")
     epochs: Positive | None = Field(None, description="epochs (default: 1000)")
     iterations: Positive | None = Field(None, description="steps an epoch (default: 250)")

@@ -83,6 +83,28 @@ def _rise_and_fall(lr: float, epoch: int, warmup: int, epochs: int) -> float:
     return float(lr * (1 - (epoch - warmup) / max(1, epochs - warmup)) ** POLY_POWER)
 
 
+class Rates:
+    """A scheduler as nnU-Net calls it, once an epoch with its number.
+
+    `plan` says what the encoder is, where a schedule holds it fast; None for a network without one.
+    """
+
+    def __init__(
+        self, optimiser: Any, network: nn.Module, schedule: Schedule, plan: Mapping[str, Any] | None = None
+    ) -> None:
+        self.optimiser, self.network, self.schedule, self.plan = optimiser, network, schedule, plan
+        self._learns: bool | None = None
+
+    def step(self, epoch: int) -> None:
+        """Set the rate of an epoch, and whether the encoder learns."""
+        learns = self.schedule.encoder_learns(epoch)
+        if self.plan is not None and learns != self._learns:
+            freeze(self.network, self.plan, learns=learns)
+            self._learns = learns
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate(epoch)
+
+
 def start_from(network: nn.Module, pretrained: Pretrained, *, swapped: bool | None = None) -> Report:
     """Load encoder and stem of a checkpoint into a network that has them under the plain names; return what was done.
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from trainers.pretraining.method import Reading
 
+MOST_PLACES = 100_000  # voxels of an anatomy mask that are kept in memory
+
 
 class Nothing:
     """Stands in for a mask that is 0 everywhere: reads as (1, Z, Y, X) of a box, int16."""
@@ -41,11 +43,15 @@ class Anonymised:
 
 
 class ImageStore(CaseStore):
-    """Images below a folder, named by their paths without an ending; labels are the anonymisation mask, if wanted."""
+    """Images below a folder, named by their paths without an ending; labels are the anonymisation mask, if wanted.
 
-    def __init__(self, folder: Path, cases: Sequence[str], *, anonymised: bool = False) -> None:
+    With `anatomy` the voxels of an image's anatomy mask are the places that a patch may be centred on; an image without
+    a mask has none, and its patches lie anywhere.
+    """
+
+    def __init__(self, folder: Path, cases: Sequence[str], *, anonymised: bool = False, anatomy: bool = False) -> None:
         super().__init__(folder, cases)
-        self._anonymised = anonymised
+        self._anonymised, self._anatomy = anonymised, anatomy
 
     def _open(self, case: str) -> tuple[Any, Any, dict[Any, Any]]:
         opened: OrderedDict[str, tuple[Any, Any, dict[Any, Any]]] = self._opened.__dict__.setdefault(
@@ -54,21 +60,33 @@ class ImageStore(CaseStore):
         if case not in opened:
             image, mask = self.folder / f"{case}.b2nd", self.folder / f"{case}__anon.b2nd"
             masked = self._anonymised and mask.is_file()
-            opened[case] = (open_volume(image), Anonymised(open_volume(mask)) if masked else Nothing(), {})
+            places = _inside(self.folder / f"{case}__anat.b2nd") if self._anatomy else {}
+            opened[case] = (open_volume(image), Anonymised(open_volume(mask)) if masked else Nothing(), places)
             if len(opened) > OPEN_CASES:
                 opened.popitem(last=False)
         opened.move_to_end(case)
         return opened[case]
 
 
+def _inside(mask: Path) -> dict[int, NDArray[np.int64]]:
+    """Return voxels (0, z, y, x) of a mask, evenly taken where there are many; none where there is no mask."""
+    if not mask.is_file():
+        return {}
+    voxels = np.argwhere(open_volume(mask)[:] == 1)
+    return {1: voxels[:: max(1, len(voxels) // MOST_PLACES)]}
+
+
 def patch_loader(
     store: ImageStore, reading: Reading, batch: int, *, train: bool, device: torch.device, seed: Sequence[int],
-    threads: int = 0,
+    threads: int = 0, on_anatomy: float = 0.0,
 ) -> PatchLoader:  # fmt: skip
-    """Return an endless loader of batches: data (batch * each, 1, Z, Y, X) and target, 1 where it was anonymised."""
+    """Return an endless loader of batches: data (batch * each, 1, Z, Y, X) and target, 1 where it was anonymised.
+
+    `on_anatomy` is the share of patches that are centred on anatomy, in images whose store knows where it is.
+    """
     sampling = Sampling(
-        batch=batch * reading.each, patch=reading.patch, source=reading.source(train=train), foreground=0,
-        centred=reading.centred,
+        batch=batch * reading.each, patch=reading.patch, source=reading.source(train=train), foreground=on_anatomy,
+        by_chance=True, centred=reading.centred,
     )  # fmt: skip
     augmentation = reading.augmentation if train else None
     return PatchLoader(store, sampling, augmentation, _as_they_are, device=device, seed=seed, threads=threads)

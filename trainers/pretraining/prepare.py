@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainers.core.cases import each_case
 from trainers.core.environment import cpu_count
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
+from trainers.pretraining.choice import Choice
 from trainers.pretraining.collection import FILE, PREPROCESSED, items, read_collection
 from trainers.pretraining.plan import CONFIGURATIONS, PLANS, make_plans, spacing_of
 from trainers.pretraining.preprocess import is_done, save
@@ -31,6 +32,7 @@ class Preparation:
 
     configuration: str = "onemmiso"
     orientation: str | None = "LPI"  # SCT's letters; None leaves images as they are
+    choice: Choice = field(default_factory=Choice)
     threads: int = 1
 
 
@@ -56,6 +58,7 @@ def prepare(collection: Path, cache: Path, how: Preparation, progress: Progress)
         )
     document = read_collection(collection / FILE)
     known = {item.id: item for item in items(document, collection.parent)}
+    chosen = how.choice.of(document, known)
     folder = cache / document.collection_name
     excluded: dict[str, str] = {}
 
@@ -78,13 +81,27 @@ def prepare(collection: Path, cache: Path, how: Preparation, progress: Progress)
     good = {key: item for key, item in usable.items() if key not in excluded}
     training, validation = _split(folder / "splits_final.json", {item.subject for item in good.values()}, collection)
     _write_lists(folder, how.configuration, document.model_dump(mode="json"), good, excluded)
+    if len(chosen) < len(known):
+        progress.say(f"{len(chosen)} of {len(known)} images are trained on, as modalities and worst_quality say")
+    wanted = [item for key, item in good.items() if key in chosen]
     return Prepared(
         folder=out,
         plans={**plans, "configurations": {how.configuration: configuration}},
-        training=tuple(f"{item.folder}/{item.stem}" for item in good.values() if item.subject in training),
-        validation=tuple(f"{item.folder}/{item.stem}" for item in good.values() if item.subject in validation),
+        training=_names(wanted, training, "training"),
+        validation=_names(wanted, validation, "validation"),
         excluded=excluded,
     )
+
+
+def _names(found: list[Item], subjects: set[str], part: str) -> tuple[str, ...]:
+    """Return the images of some subjects, as paths without an ending; raise `TrainingError` where there are none."""
+    names = tuple(f"{item.folder}/{item.stem}" for item in found if item.subject in subjects)
+    if not names:
+        raise TrainingError(
+            f"none of the {len(found)} images that modalities and worst_quality leave is for {part}",
+            hint="take more images",
+        )
+    return names
 
 
 def _plans(

@@ -28,7 +28,7 @@ class PretrainingTask:
 
     def __init__(
         self, method: Method, net: Net, images: tuple[ImageStore, ImageStore], *, batch: int, val_iterations: int,
-        seed: int, device: torch.device, ranks: Ranks = ALONE, threads: int = 0,
+        seed: int, device: torch.device, ranks: Ranks = ALONE, threads: int = 0, on_anatomy: float = 0.0,
     ) -> None:  # fmt: skip
         if batch % ranks.size:
             raise TrainingError(
@@ -41,7 +41,7 @@ class PretrainingTask:
         def loader(store: ImageStore, stream: int, threads: int) -> PatchLoader:
             return patch_loader(
                 store, method.reading(), batch // ranks.size, train=stream == TRAINING, device=device,
-                seed=(*self._seed, stream), threads=threads,
+                seed=(*self._seed, stream), threads=threads, on_anatomy=on_anatomy,
             )  # fmt: skip
 
         self._training = loader(images[0], TRAINING, threads)

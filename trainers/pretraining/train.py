@@ -24,6 +24,7 @@ from trainers.core.stopping import Stopping
 from trainers.nets.primus import PrimusConfig
 from trainers.nets.resenc import ResEncConfig
 from trainers.pretraining.checkpoint import adaptation_plan, in_own_order, options_of, save_final, verify
+from trainers.pretraining.choice import Choice
 from trainers.pretraining.config import LENGTHS, TINY_ENCODERS, PretrainingSettings
 from trainers.pretraining.images import ImageStore
 from trainers.pretraining.method import fitted
@@ -59,6 +60,7 @@ def _run(job: dict[str, Any], run_folder: Path, progress: Progress, stopping: St
     how = Preparation(
         configuration=settings.configuration, threads=cpu_count(),
         orientation=None if settings.keep_orientation else settings.orientation,
+        choice=Choice(modalities=settings.modalities, worst_quality=settings.worst_quality),
     )  # fmt: skip
     prepared = prepare(Path(job["dataset"]), Path(job["cache"]), how, progress)
     plan = adaptation_plan(method, net, prepared.plans, tiny=settings.profile == "tiny")
@@ -115,13 +117,15 @@ def train(
     method, net = pair
     seed_everything(settings.seed)
     images = tuple(
-        ImageStore(prepared.folder, cases, anonymised=settings.leave_out_anonymised)
+        ImageStore(
+            prepared.folder, cases, anonymised=settings.leave_out_anonymised, anatomy=settings.centre_on_anatomy > 0
+        )
         for cases in (prepared.training, prepared.validation)
     )
     task = PretrainingTask(
         method, net, (images[0], images[1]), batch=batch_size(settings, method), seed=settings.seed,
         val_iterations=settings.length("val_iterations"), device=device, ranks=ranks,
-        threads=_threads(settings, device),
+        threads=_threads(settings, device), on_anatomy=settings.centre_on_anatomy,
     )  # fmt: skip
     verify(task.module.state_dict(), plan)
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,9 @@ PLANS_NAMES = {
     "resenc_l": "nnUNetResEncUNetLPlans",
     "resenc_xl": "nnUNetResEncUNetXLPlans",
 }
+STOCK = "nnUNetTrainer"
+PRIMUS_TRAINERS = {f"nnUNet_Primus_{size}_Trainer": size for size in "SBML"}  # nnU-Net's names
+OTHER_PRIMUS = "nnUNetTrainer_Primus"  # of any other size
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -36,9 +39,10 @@ class SegmentationSettings(BaseModel):
         "default", description="nnU-Net's planner: the default U-Net or a residual-encoder preset"
     )
     trainer: str = Field(
-        "nnUNetTrainer",
-        pattern=r"^nnUNetTrainer\w*$",
-        description="trainer class: one of nnU-Net's, or the one in the repo's trainer_class.py",
+        STOCK,
+        pattern=r"^(nnUNetTrainer\w*|nnUNet_Primus_[SBML]_Trainer)$",
+        description="trainer class: one of nnU-Net's, or the one in the repo's trainer_class.py; "
+        "nnUNet_Primus_M_Trainer trains a Transformer",
     )
     folds: tuple[Annotated[int, Field(ge=0)] | Literal["all"], ...] = Field(
         (0,), min_length=1, description='folds to train, or ["all"] for one network on every case'

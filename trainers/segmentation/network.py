@@ -93,7 +93,7 @@ def build(
     inputs = determine_num_input_channels(plans, configuration, dataset_json)
     outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
     own = find_builder(trainer, folder / "trainer_class.py", allow_code=allow_code)
-    if not allow_code:
+    if not allow_code and not getattr(own, "takes_sizes_only", False):
         _check_architecture(folder / "plans.json", configuration)
     architecture = (
         configuration.network_arch_class_name,

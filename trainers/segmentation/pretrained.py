@@ -6,14 +6,17 @@ benchmark (trainers/pretraining/finetuning.py); loss, sampling and augmentation 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
+from trainers.nets.primus import PrimusConfig
 from trainers.nets.resenc import TYPES, ResEncConfig
 from trainers.pretraining.checkpoint import encoder_of, load
-from trainers.pretraining.finetuning import Schedule, freeze, start_from
+from trainers.pretraining.finetuning import Rates, Schedule, start_from
+from trainers.segmentation import primus
+from trainers.segmentation.config import STOCK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +25,11 @@ if TYPE_CHECKING:
 
     from trainers.core.progress import Progress
     from trainers.pretraining.checkpoint import Pretrained
+    from trainers.pretraining.finetuning import Mode
     from trainers.segmentation.config import SegmentationSettings
 
 REPORT = "pretrained.json"
-RATE, SCRATCH_RATE = 1e-3, 1e-2
+RATES = {ResEncConfig: (1e-3, 1e-2), PrimusConfig: (1e-4, 3e-4)}  # fine-tuned, from scratch
 NETWORK = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 
 
@@ -40,25 +44,32 @@ class Beginning:
     def of(cls, checkpoint: Path, settings: SegmentationSettings) -> Beginning:
         """Read a checkpoint; raise `TrainingError` where nnU-Net cannot train its network."""
         pretrained = load(checkpoint)
-        if not isinstance(encoder_of(pretrained.plan), ResEncConfig):
+        wanted = trainer_of(pretrained)
+        if isinstance(encoder_of(pretrained.plan), PrimusConfig) and settings.trainer not in (STOCK, wanted):
             raise TrainingError(
-                f"{checkpoint}: recipe nnunet fine-tunes ResEnc encoders, this is a Primus",
-                hint='pre-train with encoder = "resenc"',
+                f"trainer {settings.trainer!r} does not train the Primus of {checkpoint}", hint=f'trainer = "{wanted}"'
             )
         return cls(pretrained=pretrained, settings=settings)
+
+    @property
+    def trainer(self) -> str:
+        """Return the name of the trainer class: the user's for a ResEnc, that of its size for a Primus."""
+        return trainer_of(self.pretrained) or self.settings.trainer
 
     def plans(self, plans: dict[str, Any]) -> dict[str, Any]:
         """Return plans with the encoder's network and a patch that it can take."""
         net = encoder_of(self.pretrained.plan)
-        if not isinstance(net, ResEncConfig):
-            raise TypeError("checked above")
         patch = list(self.settings.patch_size or self.pretrained.plan["recommended_downstream_patchsize"])
-        if len(patch) != 3 or any(size % net.reduction for size in patch):  # noqa: PLR2004 - z, y, x
-            raise TrainingError(f"patch_size {patch}: the encoder needs three sides divisible by {net.reduction}")
+        smallest = net.reduction if isinstance(net, ResEncConfig) else net.token
+        if len(patch) != 3 or any(size % smallest for size in patch):  # noqa: PLR2004 - z, y, x
+            raise TrainingError(f"patch_size {patch}: the encoder needs three sides divisible by {smallest}")
         name = self.settings.configuration
-        architecture = {
-            "network_class_name": NETWORK, "arch_kwargs": net.keywords(), "_kw_requires_import": list(TYPES),
-        }  # fmt: skip
+        if isinstance(net, ResEncConfig):
+            architecture = {
+                "network_class_name": NETWORK, "arch_kwargs": net.keywords(), "_kw_requires_import": list(TYPES),
+            }  # fmt: skip
+        else:
+            architecture = primus.architecture(replace(net, drop_path=0.0), patch)
         own = {**plans["configurations"][name], "patch_size": patch, "architecture": architecture}
         return {**plans, "configurations": {**plans["configurations"], name: own}}
 
@@ -74,26 +85,19 @@ class Beginning:
 
     def rates(self, optimiser: Any, network: nn.Module, epochs: int) -> Rates:
         """Return what sets rates and frozen weights, in the place of nnU-Net's scheduler."""
-        mode = "default" if self.settings.from_scratch else self.settings.fine_tuning
-        lr = self.settings.initial_lr or (SCRATCH_RATE if self.settings.from_scratch else RATE)
+        net = encoder_of(self.pretrained.plan)
+        tuned, scratch = RATES[type(net)]
+        lr = self.settings.initial_lr or (scratch if self.settings.from_scratch else tuned)
+        # From scratch a ResEnc is trained as nnU-Net does, and a Transformer never without a warm-up.
+        alone: Mode = "default" if isinstance(net, ResEncConfig) else "warmup"
+        mode = alone if self.settings.from_scratch else self.settings.fine_tuning
         return Rates(optimiser, network, Schedule(mode=mode, lr=lr, epochs=epochs), self.pretrained.plan)
 
 
-class Rates:
-    """A scheduler as nnU-Net calls it, once an epoch with its number."""
-
-    def __init__(self, optimiser: Any, network: nn.Module, schedule: Schedule, plan: dict[str, Any]) -> None:
-        self.optimiser, self.network, self.schedule, self.plan = optimiser, network, schedule, plan
-        self._learns: bool | None = None
-
-    def step(self, epoch: int) -> None:
-        """Set the rate of an epoch, and whether the encoder learns."""
-        learns = self.schedule.encoder_learns(epoch)
-        if learns != self._learns:
-            freeze(self.network, self.plan, learns=learns)
-            self._learns = learns
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.rate(epoch)
+def trainer_of(pretrained: Pretrained) -> str | None:
+    """Return the name of the trainer that a Primus has to itself, None for a ResEnc."""
+    net = encoder_of(pretrained.plan)
+    return primus.trainer_of(net) if isinstance(net, PrimusConfig) else None
 
 
 def plain(network: Any) -> nn.Module:

@@ -55,7 +55,8 @@ def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path
     write_json(run_folder / "splits_final.json", job["splits"])
     write_json(run_folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
     # config.json comes last: with it the folder is a run
-    write_json(run_folder / "config.json", job["config"])
+    trainer = beginning.trainer if beginning else settings.trainer
+    write_json(run_folder / "config.json", {**job["config"], "trainer": trainer})
     answer: dict[str, Any] = {"trained": [], "done_before": [], "stopped": ""}
     with Stopping(job.get("max_minutes")) as stopping:
         for fold in settings.folds:
@@ -141,7 +142,8 @@ def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, de
     from trainers.segmentation.trainer_classes import find_trainer_class
 
     file = Path(job["trainer_file"]) if job["trainer_file"] else None
-    trainer_class = wrap(find_trainer_class(settings.trainer, file), place)
+    name = place.beginning.trainer if place.beginning else settings.trainer
+    trainer_class = wrap(find_trainer_class(name, file), place)
     plans = read_json(place.run / "plans.json")
     plans["continue_training"] = False  # the constructor takes this key out of the plans
     dataset_json = job["dataset_json"]

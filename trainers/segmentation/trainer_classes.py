@@ -11,6 +11,7 @@ import nnunetv2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from trainers.core.errors import TrainingError
+from trainers.segmentation import primus
 
 
 def find_trainer_class(name: str, file: Path | None) -> type[nnUNetTrainer]:
@@ -21,6 +22,8 @@ def find_trainer_class(name: str, file: Path | None) -> type[nnUNetTrainer]:
     """
     if file is not None:
         return _from_file(name, file)
+    if own := primus.trainer_class(name):  # nnU-Net's class of that name needs timm and torchvision
+        return own
     root = Path(nnunetv2.__path__[0])
     for source in sorted((root / "training" / "nnUNetTrainer").rglob("*.py")):
         if f"class {name}(" not in (text := source.read_text(encoding="utf-8")):

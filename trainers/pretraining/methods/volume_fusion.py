@@ -50,6 +50,8 @@ class VolumeFusion:
     def views(self, images: Tensor, weight: Tensor, draws: Draws) -> dict[str, Tensor]:  # noqa: ARG002
         """Return mixed images (B, 1, Z, Y, X) and the class of each voxel (B, Z, Y, X)."""
         first, second = images.chunk(2)
+        # An image mixed with itself shows no shares at all; in small collections the same one is often drawn twice.
+        second = torch.stack([b.flip(1) if torch.equal(a, b) else b for a, b in zip(first, second, strict=True)])
         labels = torch.stack([self.classes_of_boxes(draws) for _ in first]).to(images.device)
         share = (labels / (self.classes - 1)).to(images.dtype)[:, None]
         return {"image": share * first + (1 - share) * second, "labels": labels}
