@@ -6,7 +6,8 @@
 
 With layout "dataset" this folder lies in DatasetNNN_Name/, where 3D Slicer and nnU-Net's own import want it. The same
 run gives the same bytes, wherever and whenever it is packed: nothing is compressed (weights would shrink by 7 %, and
-the bytes would depend on the build of zlib), names are sorted, dates and modes are fixed.
+the bytes would depend on the build of zlib), names are sorted, dates and modes are fixed. Of a pre-trained encoder
+other files are packed: encoder_package says which.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import checkpoints, package_manifest
+from registry import checkpoints, encoder, encoder_package, package_manifest
 from registry.archive_members import CROP_FILE, collect, crop_metadata_of, read_dataset_json, require_finished
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import sha256
@@ -148,10 +149,13 @@ class _Job:
 
 def _pack(job: _Job, target: Path, variant: str, folds: tuple[Path, ...]) -> ModelEntry:
     """Write one archive and return what the manifest says of it."""
-    run, dataset_json = job.run, read_dataset_json(job.run)
+    run = job.run
+    is_encoder = run.config.get("recipe") == encoder.RECIPE
+    dataset_json = encoder_package.contract(run, job.repo) if is_encoder else read_dataset_json(run)
+    files = encoder_package.collect(run) if is_encoder else collect(run, folds, dataset_json)
     top = _top(run, job.layout)
     folder = top + run.trainer_folder
-    members: dict[str, bytes | Path] = {f"{folder}/{n}": d for n, d in collect(run, folds, dataset_json).items()}
+    members: dict[str, bytes | Path] = {f"{folder}/{n}": d for n, d in files.items()}
     root, cropped = (job.repo.root, job.repo.toml.sct.cropped_image) if job.repo else (None, False)
     if (crop := crop_metadata_of(run, root, cropped=cropped)) is not None:
         members[top + CROP_FILE] = crop

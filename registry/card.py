@@ -86,6 +86,7 @@ def table(evaluation: dict[str, Any]) -> str:
         f"fold{'s' if len(evaluation['folds']) != 1 else ''} {folds}",
         *(["weights in half precision"] if evaluation["half"] else []),
         *([f"threshold {evaluation['threshold']:g}"] if "threshold" in evaluation else []),
+        *([f"training started from {evaluation['start']}"] if evaluation.get("start") else []),
     ]
     columns = CLASS_COLUMNS if "labels" in evaluation else COLUMNS
     lines = ["; ".join(facts) + ".", "", *_grid(evaluation["mean"], columns)]

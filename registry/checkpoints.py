@@ -43,6 +43,8 @@ INERT = {
     *(f"torch.{name}" for name in STORAGES), *(f"torch.{dtype}" for dtype in STORAGES.values()),
 } - {"torch.bfloat16", "torch.uint8", "torch.bool"}  # fmt: skip
 WEIGHTS, AXES, TRAINER = "network_weights", "inference_allowed_mirroring_axes", "trainer_name"
+# What a pre-trained encoder has beside its weights: how another training takes it up, what to cite, how it was made.
+PLAN, CITATIONS, MADE = "nnssl_adaptation_plan", "citations", "mreg"
 # What nnU-Net reads when it continues a training.
 PROGRESS = ("optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch")
 
@@ -124,7 +126,7 @@ def scan(source: Path | IO[bytes]) -> list[str]:
 
 
 def read_metadata(source: Path | IO[bytes]) -> Checkpoint:
-    """Describe nnU-Net's checkpoint; raise `IntegrityError` where it is damaged or another program's."""
+    """Describe a checkpoint of nnU-Net or nnssl; raise `IntegrityError` where it is damaged or another program's."""
     with open_checkpoint(source) as archive:
         document, names = parse(archive.pickle)
         return _describe(archive, document, tuple(str(name) for name in names if str(name) not in INERT))
@@ -132,7 +134,7 @@ def read_metadata(source: Path | IO[bytes]) -> Checkpoint:
 
 def _describe(archive: TorchZip, document: Any, unsafe: tuple[str, ...]) -> Checkpoint:
     parts = mapping(document, "the checkpoint")
-    for key in (WEIGHTS, "init_args", TRAINER):
+    for key in (WEIGHTS, *([] if PLAN in parts else ["init_args"]), TRAINER):
         if key not in parts:
             raise IntegrityError(f"no {key}: not a checkpoint of nnU-Net")
     axes = parts.get(AXES)
@@ -143,12 +145,23 @@ def _describe(archive: TorchZip, document: Any, unsafe: tuple[str, ...]) -> Chec
     return Checkpoint(
         keys=tuple(str(key) for key in parts),
         trainer_name=_text(parts[TRAINER], TRAINER),
-        configuration=_text(mapping(parts["init_args"], "init_args").get("configuration"), "configuration"),
+        configuration=_configuration(parts),
         mirroring_axes=axes,
         tensors=tuple(tensor_of(archive, *item) for item in mapping(parts[WEIGHTS], WEIGHTS).items()),
         unsafe=unsafe,
         size=archive.size,
     )
+
+
+def _configuration(parts: dict[Any, Any]) -> str:
+    """Return the configuration that the network was trained with; an encoder's plan has one only."""
+    if PLAN not in parts:
+        return _text(mapping(parts["init_args"], "init_args").get("configuration"), "configuration")
+    node: Any = parts
+    for key in (PLAN, "pretrain_plan", "configurations"):
+        node = mapping(node, "the adaptation plan").get(key)
+    names = list(mapping(node, "configurations"))
+    return _text(names[0] if len(names) == 1 else None, "the only configuration of the adaptation plan")
 
 
 def probes(source: Path | IO[bytes]) -> list[Probe]:
@@ -176,7 +189,9 @@ def bad_weights(checkpoint: Checkpoint, weights: Weights) -> list[str]:
 
 
 def slim(source: Path, target: Path, *, half: bool = False, keep_optimizer: bool = False) -> Checkpoint:
-    """Write the checkpoint that a release needs: weights, trainer, configuration and mirroring axes, and return it.
+    """Write the checkpoint that a release needs, and return it.
+
+    That is: weights, trainer, configuration and mirroring axes; of an encoder also its adaptation plan and citations.
 
     The file loads with `torch.load(weights_only=True)` and with `mmap=True` from torch 2.2 on; its bytes depend on the
     values only. `half` converts the weights to 16-bit floats, each storage once. `keep_optimizer` keeps what
@@ -195,6 +210,9 @@ def slim(source: Path, target: Path, *, half: bool = False, keep_optimizer: bool
         kept[TRAINER] = before.trainer_name
         if AXES in parts:
             kept[AXES] = before.mirroring_axes
+        for key in (PLAN, CITATIONS, MADE) if PLAN in parts else ():
+            if key in parts:
+                kept[key] = writer.plain(parts[key], key)
         with atomic_write(target) as file:
             writer.write(file, dump(kept))
     return read_metadata(target)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from registry import classification, cropping, lesion, margins, output, workers
 from registry.cases import Case, group_images, labelled_cases
 from registry.classifier import is_classifier
+from registry.encoder import is_encoder
 from registry.errors import ConflictError, MregError, NotFoundError
 from registry.files import read_json, write_json
 from registry.lesion_model import is_lesion_model
@@ -74,6 +75,14 @@ def find_target(text: str, registry: str | None = None) -> Target:
     return Target(folder=model_for(text, open_store(registry) if isinstance(ref, refs.RepoRef) else None))
 
 
+def find_predictor(text: str, registry: str | None = None) -> Target:
+    """Return the model that a text names as `find_target` does; raise for an encoder, which predicts nothing."""
+    target = find_target(text, registry)
+    if is_encoder(target.folder):
+        raise MregError(f"{text}: a pre-trained encoder, which predicts nothing", hint=f"mreg train --from {text}")
+    return target
+
+
 def predict(
     target: str,
     images: Sequence[str],
@@ -96,7 +105,7 @@ def predict(
     model looks around the cord: `cord` is its mask or centreline, a file or a folder, or `cord_model` finds it; so does
     a segmentation model of cropped images, which takes masks only.
     """
-    model = find_target(target, registry)
+    model = find_predictor(target, registry)
     if is_classifier(model.folder):
         return classification.predict(model.folder, images, out, folds=model.folds(folds), mask=mask, device=device)
     if mask is not None:
@@ -146,7 +155,7 @@ def evaluate(
     Of a run, the measurement is written beside its folds and into its repo's model card, unless the cases are those
     that it was trained on. `half` measures the weights as a half-precision release stores them.
     """
-    model = find_target(target, registry)
+    model = find_predictor(target, registry)
     repo = _repo_of(model.run) if model.run else None
     if is_classifier(model.folder):
         evaluation = classification.evaluate(
@@ -252,5 +261,7 @@ def _keep(run: Run, repo: Repo | None, evaluation: dict[str, Any]) -> None:
     output.say(f"written to {run.path / EVALUATION}")
     if repo:
         from registry.card import write_metrics
+        from registry.model_facts import started_from
+        from registry.release_facts import start_of
 
-        write_metrics(repo.root, evaluation, run.path)
+        write_metrics(repo.root, {**evaluation, "start": started_from(start_of(run))}, run.path)

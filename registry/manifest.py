@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from registry.errors import IntegrityError, NotFoundError
 from registry.files import json_text
@@ -36,6 +36,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", min_length=64, max_leng
 Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$", max_length=64)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]*$", max_length=255)]
 Grid = Annotated[tuple[Count, ...], Field(min_length=3, max_length=3)]
+Spacing = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
 Orientation = Annotated[str, Field(pattern=r"^[RLAPIS]{3}$", min_length=3, max_length=3)]
 
 
@@ -93,6 +94,32 @@ class Metrics(Part):
     mean: dict[str, dict[str, float | None]] = Field(title="mean over the cases: label, measure, value")
 
 
+class Pretraining(Part):
+    """How an encoder was trained on images without labels, and what is to be cited for it."""
+
+    method: Text = Field(title="method of pre-training")
+    encoder: Text = Field(title="architecture, as the adaptation plan names it")
+    patch: Grid = Field(title="voxels of what the encoder saw")
+    spacing_mm: Spacing | None = Field(title="voxel size of the images, null where they kept theirs")
+    downstream_patch: Grid = Field(title="patch that is recommended for fine-tuning")
+    subjects: Count = Field(title="number of subjects")
+    modalities: tuple[str, ...] = Field(title="contrasts of the images")
+    epochs: Count = Field(title="epochs of the training")
+    loss: tuple[float, float] | None = Field(title="training loss of the first and the last epoch")
+    val_loss: tuple[float, float] | None = Field(title="the same on subjects that were not trained on")
+    citations: tuple[str, ...] = Field(title="papers to cite")
+
+
+class Start(Part):
+    """What the training started from in place of random weights."""
+
+    name: str | None = Field(title="repository of the model, null where it was no release")
+    tag: str | None = Field(title="tag of the release")
+    asset: str | None = Field(title="name of the archive")
+    sha256: Sha256 | None = Field(title="SHA-256 of the archive")
+    checkpoint: Sha256 = Field(title="SHA-256 of the checkpoint")
+
+
 class Source(Part):
     """The commit of the model's repo that the archive was made at."""
 
@@ -142,9 +169,11 @@ class ModelEntry(Part):
     configuration: Text = Field(title="nnU-Net configuration")
     folds: tuple[Count | str, ...] = Field(title="folds in the archive", min_length=1)
     recipe: Text = Field(title="recipe that trained it")
-    orientation: Orientation = Field(title="orientation of the images, in SCT's letters")
+    orientation: Orientation | None = Field(
+        title="orientation of the images, in SCT's letters; null for an encoder whose images kept theirs"
+    )
     channels: dict[str, str] = Field(title="number and name of each channel", min_length=1)
-    labels: dict[str, Count | tuple[Count, ...]] = Field(title="name and values of each label", min_length=1)
+    labels: dict[str, Count | tuple[Count, ...]] = Field(title="name and values of each label; none for an encoder")
     sct_suffixes: tuple[str, ...] = Field(title="what SCT appends to the names of its output files")
     data: Data = Field(title="training data")
     weights: Weights = Field(title="weights")
@@ -153,6 +182,14 @@ class ModelEntry(Part):
     source: Source | None = Field(title="commit of the repo, null outside Git")
     members: tuple[Member, ...] = Field(title="files in the archive", min_length=1)
     reference: Reference | None = Field(None, title="output for one image, null where none was made")
+    pretraining: Pretraining | None = Field(None, title="training of an encoder, null for every other model")
+    start: Start | None = Field(None, title="what the training started from, null where from random weights")
+
+    @model_validator(mode="after")
+    def _only_an_encoder_lacks_labels(self) -> Self:
+        if self.pretraining is None and not (self.labels and self.orientation):
+            raise ValueError("labels or orientation are missing, and only a pre-trained encoder has none")
+        return self
 
 
 class Manifest(Part):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from registry import orientation
 
 if TYPE_CHECKING:
-    from registry.manifest import Metrics, ModelEntry
+    from registry.manifest import Metrics, ModelEntry, Start
 
 BACKGROUND = "background"
 MEASURES = {  # in the manifest → column of a table, decimals
@@ -32,16 +32,34 @@ def foreground(model: ModelEntry) -> tuple[str, ...]:
 
 def facts(model: ModelEntry) -> dict[str, str]:
     """Return name and value of each fact."""
+    if model.pretraining is not None:
+        from registry import encoder_card
+
+        own = encoder_card.facts(model.pretraining, model.data)
+        turned = orientation.describe(model.orientation) if model.orientation else "as they are"
+        size = f"{model.weights.parameters / 1e6:.1f} M, {model.weights.dtype}"
+        return {**own, "orientation of the images": turned, "weights": size}
     rows = {
         "labels": ", ".join(f"{name} = {_values(model.labels[name])}" for name in foreground(model)),
         "channels": ", ".join(model.channels.values()),
-        "orientation": orientation.describe(model.orientation),
+        "orientation": orientation.describe(model.orientation or ""),
         "endings of SCT's files": ", ".join(model.sct_suffixes),
         "network": f"{model.trainer}, {model.configuration}, {model.weights.dtype} weights",
         "folds": ", ".join(str(fold) for fold in model.folds),
         "trained on": f"{model.data.name}, {model.data.num_training} cases",
+        "started from": started_from(model.start),
     }
     return {name: value for name, value in rows.items() if value}
+
+
+def started_from(start: Start | None) -> str:
+    """Return the model that a training started from, "" where that was chance."""
+    if start is None:
+        return ""
+    if start.name and start.tag:
+        return f"{start.name}@{start.tag}" + (f" (SHA-256 {start.sha256})" if start.sha256 else "")
+    archive = f"{start.asset} (SHA-256 {start.sha256})" if start.asset and start.sha256 else ""
+    return archive or f"a checkpoint with SHA-256 {start.checkpoint}"
 
 
 def metrics_table(metrics: Metrics) -> list[list[str]]:

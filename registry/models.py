@@ -97,7 +97,7 @@ def summaries(
     releases = store.newest_releases([info.name for info in infos])
     for info in infos:
         summary = _summary(info, releases.get(info.name, []))
-        yield summary if summary.labels else _described(summary, store)
+        yield summary if summary.labels or summary.orientation else _described(summary, store)
 
 
 def _described(summary: ModelSummary, store: Store) -> ModelSummary:
@@ -110,7 +110,7 @@ def _described(summary: ModelSummary, store: Store) -> ModelSummary:
     if manifest is None:
         return summary
     model = manifest.models[0]
-    return replace(summary, orientation=model.orientation, labels=foreground(model))
+    return replace(summary, orientation=model.orientation or "", labels=foreground(model))
 
 
 def read_filters(wanted: Mapping[str, str]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from registry import output, smoke, workers
 from registry.archive import build
 from registry.classifier import is_classifier
 from registry.demo_data import has_template
+from registry.encoder import is_encoder
 from registry.errors import MregError, NotFoundError
 from registry.files import sha256
 from registry.lesion_model import is_lesion_model
@@ -45,11 +46,6 @@ def package(
     `reference` the archive is run on an image where that is possible, and the manifest says what it gave.
     """
     run, repo = _find(run_folder)
-    if run.config.get("recipe") == "pretrain":
-        raise MregError(
-            f"{run.path}: a pre-trained encoder, which is not packed: no program predicts with it",
-            hint=f"mreg train --from {run.path} starts from it",
-        )
     policy = repo.toml.release.tags if repo else "date"
     tag = tag or _default_tag(policy)
     require_tag(tag, policy)
@@ -78,11 +74,11 @@ def reference_of(
 ) -> Callable[[Path], Reference | None] | None:
     """Return what runs an archive once it is made; None, with a word on it, where nothing here can run it.
 
-    Only what is run as SCT runs models has a reference: no classifier, no lesion model. An archive that the manifest in
-    `out` has, or `known`, which is published, is not run again. An image that the user named is an error where it
-    cannot be used.
+    Only what is run as SCT runs models has a reference: no classifier, no lesion model, no encoder. An archive that the
+    manifest in `out` has, or `known`, which is published, is not run again. An image that the user named is an error
+    where it cannot be used.
     """
-    if is_classifier(run.path) or is_lesion_model(run.path):
+    if is_classifier(run.path) or is_lesion_model(run.path) or is_encoder(run.path):
         return None
     make = None if known and image is None and not workers.installed() else _runner(out, image)
     if known is None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from registry import output
+from registry import encoder, encoder_package, output
 from registry.classification_dataset import is_classification, label_classes
 from registry.errors import IntegrityError
 from registry.files import read_json
 from registry.labels import output_suffixes
 from registry.lesion_model import PLANS
-from registry.manifest import Data, Metrics, ModelEntry, Source, Weights
+from registry.manifest import Data, Metrics, ModelEntry, Source, Start, Weights
 from registry.model_toml import describe
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def describe_model(
     Raises `IntegrityError` where a file of the run has another content than it should.
     """
     first = next(iter(weights.values()))
-    metrics = _metrics(run, half=half)
+    is_encoder = run.config["recipe"] == encoder.RECIPE
+    metrics = None if is_encoder else _metrics(run, half=half)
     try:
         return ModelEntry(
             **place._asdict(),
@@ -62,12 +63,14 @@ def describe_model(
             channels={str(key): str(name) for key, name in dataset_json["channel_names"].items()},
             labels=_labels(dataset_json),
             sct_suffixes=_sct_suffixes(run, dataset_json),
-            data=_data(run, dataset_json),
+            data=data_of(run, dataset_json),
             weights=Weights(parameters=first.parameters, dtype=first.dtype, optimizer="optimizer_state" in first.keys),
             metrics=metrics,
             versions=_versions(run),
             source=_source(repo.root) if repo else None,
             members=members,
+            pretraining=encoder_package.describe(run) if is_encoder else None,
+            start=start_of(run),
         )
     except ValidationError as error:
         raise IntegrityError(f"{run.path}: {describe(error)}") from error
@@ -77,9 +80,20 @@ def describe_model(
 
 def _sct_suffixes(run: Run, dataset_json: dict[str, Any]) -> tuple[str, ...]:
     """Return the endings of the files that SCT writes; of models that SCT does not load, none."""
-    if is_classification(dataset_json) or run.config["plans"] == PLANS:
+    if is_classification(dataset_json) or run.config["plans"] in (PLANS, encoder.PLANS):
         return ()
     return tuple(output_suffixes(dataset_json))
+
+
+def start_of(run: Run) -> Start | None:
+    """Return what the weights began with, None where that was chance."""
+    settings = run.config["settings"]
+    if settings.get("from_scratch"):
+        return None
+    known = run.config.get("start")
+    if known is None and settings.get("start_from"):  # a run of before releases could be named
+        known = {"name": None, "tag": None, "asset": None, "sha256": None, "checkpoint": settings["start_from"]}
+    return Start(**known) if known else None
 
 
 def _fold(name: str) -> int | str:
@@ -97,7 +111,8 @@ def _labels(dataset_json: dict[str, Any]) -> dict[str, int | tuple[int, ...]]:
     }
 
 
-def _data(run: Run, dataset_json: dict[str, Any]) -> Data:
+def data_of(run: Run, dataset_json: dict[str, Any]) -> Data:
+    """Return what a run was trained on, with what its dataset.json says of the data."""
     config = run.config["dataset"]
     source = dataset_json.get("source")
     number = dataset_json.get("numTest")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from registry import notes
+from registry import encoder_card, notes
 from registry.manifest import MANIFEST_NAME
 from registry.model_facts import facts, foreground, metrics_origin, metrics_table
 from registry.sct_stanza import MERGED
@@ -13,7 +13,7 @@ from registry.sct_stanza import MERGED
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from registry.manifest import Manifest, Metrics, ModelEntry
+    from registry.manifest import Manifest, Metrics, ModelEntry, Pretraining
     from registry.release_files import Files
     from registry.release_plan import LocalAsset
 
@@ -30,7 +30,7 @@ def write(old: str, files: Files, *, address: Callable[[str], str], task: str, l
         yanked=block.yanked,
         mirrors=block.mirrors,
         archive=model.asset,
-        orientation=model.orientation,
+        orientation=model.orientation or "",
         labels=foreground(model),
         other=block.other,
     )
@@ -49,12 +49,22 @@ def _generate(files: Files, address: Callable[[str], str], task: str, location: 
     for model in manifest.models:
         parts += [f"## {model.asset}"] if len(manifest.models) > 1 else []
         parts += [_facts(model), *_metrics(model.metrics)]
+        if model.pretraining is not None:
+            parts += _start_from(manifest, model.pretraining, location)
+            continue
         parts += ["### Install", _install(manifest, model, address(model.asset), task, location)]
     return "\n\n".join([*(part for part in parts if part), "### Files", _files(files.all)])
 
 
 def _facts(model: ModelEntry) -> str:
     return _table(["", ""], [[f"**{name}**", _plain(value)] for name, value in facts(model).items()])
+
+
+def _start_from(manifest: Manifest, about: Pretraining, location: str) -> list[str]:
+    """Say how a training starts from an encoder, and what is cited then."""
+    registry = location if location.startswith("github:") else ""
+    start = encoder_card.commands(f"{manifest.name}@{manifest.tag}", registry)
+    return ["### Start a training from it", encoder_card.USE, start, "### Cite", encoder_card.papers(about.citations)]
 
 
 def _install(manifest: Manifest, model: ModelEntry, url: str, task: str, location: str) -> str:

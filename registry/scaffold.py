@@ -14,6 +14,7 @@ from registry.errors import ConflictError, MregError, NotFoundError
 from registry.files import write_text
 from registry.first_repo import add_origin, commit_files, has_commit
 from registry.model_toml import FILE_NAME, Repo, read
+from registry.names import parse
 from registry.scaffold_files import Plan, plan, render
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from registry.stores import Store
 
 DEFAULTS = {"recipe": "nnunet", "licence": "MIT"}
+RECIPES_OF_TASKS = {"pretrain": "pretrain"}  # what a name may say of its recipe
 MOST_NAMES = 3
 
 
@@ -50,7 +52,9 @@ def create(
     has other content; nothing is touched then.
     """
     wish = {"recipe": recipe, "licence": licence}
-    asked = plan(name, authors=authors, **{key: value or DEFAULTS[key] for key, value in wish.items()})
+    task = ((parse(name).fields or {}).get("task") or [""])[0]
+    defaults = {**DEFAULTS, "recipe": RECIPES_OF_TASKS.get(task, DEFAULTS["recipe"])}
+    asked = plan(name, authors=authors, **{key: value or defaults[key] for key, value in wish.items()})
     root = parent.absolute() / name
     with _alone(root.parent):
         there = _read_existing(root, {**wish, "authors": authors})

@@ -53,8 +53,9 @@ def plan(name: str, *, recipe: str, licence: str, authors: tuple[str, ...], url:
 def render(what: Plan) -> dict[str, str]:
     """Return path → text of every file of the first commit."""
     values = _values(what)
+    readme = f"README-{what.recipe}.md"
     return {
-        "README.md": _fill("README.md", values),
+        "README.md": _fill(readme if (TEMPLATES / readme).is_file() else "README.md", values),
         "model.toml": keys.toml_text(_settings(what), what.recipe),
         "LICENSE": _fill(f"licences/{what.licence}.txt", values),
         "CITATION.cff": _fill("CITATION.cff", values).rstrip() + "\n",

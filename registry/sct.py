@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from registry import checks, model_toml, notes, published, refs, sct_stanza, snapshot_sources
+from registry.encoder import TRAINERS as ENCODERS
 from registry.errors import MregError, NotFoundError
 from registry.sct_conditions import CROP_RULE, REACHABLE, Verdict, cropped, in_one_archive, judge, reachable
 from registry.stores import canonical_location, open_store
@@ -86,6 +87,8 @@ def integrate(text: str, registry: str | None = None, *, full: bool = False) -> 
     subject = _subject(text, registry)
     if not subject.snapshot.models:
         raise MregError(f"{text}: no archive: SCT installs a .zip", hint="mreg release publishes one")
+    if any((model.trainer_folder or "").startswith(ENCODERS) for model in subject.snapshot.models):
+        raise MregError(f"{text}: a pre-trained encoder, of no use to SCT", hint=f"mreg train --from {text}")
     findings = checks.check(subject.target, full=full, registry=registry).findings
     entry = _entry(subject, findings)
     models = subject.snapshot.models

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import workers
+from registry import encoder_smoke, workers
 from registry.errors import MregError
 from registry.files import sha256
 from registry.findings import Finding
@@ -80,6 +80,9 @@ class _Output:
 def findings(archive: Path, *, image: Path | None = None, device: str = "cpu") -> Iterator[Finding]:
     """Yield what running an archive tells; raise `MregError` where there is no torch or no image to run it on."""
     workers.require_installed()
+    if encoder_smoke.is_encoder_archive(archive):
+        yield from _load(archive)
+        return
     try:
         result = run(archive, image=image, device=device)
     except UnusableArchiveError as error:
@@ -87,6 +90,17 @@ def findings(archive: Path, *, image: Path | None = None, device: str = "cpu") -
         return
     yield from _judge(result)
     yield _finding("SMOKE006", result.words())
+
+
+def _load(archive: Path) -> Iterator[Finding]:
+    """Yield what loading a pre-trained encoder tells: it has no output."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="mreg-smoke-") as work, _unusable(archive, work):
+            words = encoder_smoke.run(archive)
+    except UnusableArchiveError as error:
+        yield _finding("SMOKE001", error.message, error.hint)
+        return
+    yield _finding("SMOKE006", words)
 
 
 def run(archive: Path, *, image: Path | None = None, device: str = "cpu") -> SmokeResult:

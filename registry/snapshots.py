@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from registry import encoder
 from registry.checks.contract import AIL, FALLBACK, ORIENTATION
 from registry.checks.network import chosen
 from registry.checks.rules import line_of, read_object
@@ -141,7 +142,8 @@ def of_files(files: ModelFiles, *, weights: Collection[str] = ()) -> ModelFacts:
     described = next(iter(files.described.values()), None)
     digests = {path.split("/")[-2]: _digest(files.tree, path) or "" for path in weights}
     count = (files.dataset_json or {}).get("numTraining")
-    facts = of_contract(files.tree, files.prefix, plans)
+    # An encoder has no dataset.json, and SCT takes nothing for granted of it.
+    facts = of_contract(files.tree, files.prefix, None if plans.get("plans_name") == encoder.PLANS else plans)
     place: Place = (files.at("plans.json"), files.line("plans.json", "configurations", files.configuration))
     return replace(
         facts,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from registry import classification, lesion, output, pretraining, starts, workers
+from registry import classification, encoder_card, lesion, output, pretraining, starts, workers
 from registry.classifier import RECIPE
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, StoppedError
 from registry.files import json_text, read_json, sha256, write_json
@@ -132,7 +132,10 @@ def train(
         shutil.copyfile(planned.trainer_file, planned.run / "trainer_class.py")
     if planned.recipe.name == "nnunet":
         keep_margins(planned.dataset, planned.run)
-    return read_run(planned.run), answer
+    run = read_run(planned.run)
+    if planned.recipe.name == pretraining.NAME:
+        encoder_card.write(repo.root, run)
+    return run, answer
 
 
 def _cache(repo: Repo, planned: Planned) -> Path:

@@ -17,7 +17,7 @@ TASKS = {
     "find": "localisation",
     "crop": "cropping",
     "classif": "classification",
-    "pretrain": "pretraining",
+    "pretrain": "pre-training of an encoder",
     "registration": "registration",
 }
 ANATOMY = {
@@ -115,6 +115,8 @@ def description(name: NameResult) -> str:
     contrasts = terms(name, "contrast")
     on = f" on {listing(contrasts)}" if contrasts else ""
     animals = "" if terms(name, "animal") == ["humans"] else f" of {listing(terms(name, 'animal'))}"
+    if (name.fields or {}).get("task") == ["pretrain"]:
+        task = "encoder pre-trained on images"
     text = f"{task} of {listing(terms(name, 'anatomy'))}{on}{animals}"
     return text[0].upper() + text[1:]
 

@@ -2,8 +2,8 @@
 
 Beside example.json a folder may have `files/`, which is laid over the target. What example.json can say:
 
-    base       archive | repo | run | dataset | document, or "test" for a rule that has a test of its own, or "pair":
-               an archive that is compared with one that `before` (changes, too) made
+    base       archive | repo | run | dataset | encoder (an archive) | encoder_repo | document, or "test" for a rule
+               that has a test of its own, or "pair": an archive that is compared with one that `before` made
     finding    where the finding must be: path, and a text that its line must hold
     also       codes that come with it
     folder     another name for the target's folder
@@ -12,6 +12,7 @@ Beside example.json a folder may have `files/`, which is laid over the target. W
     replace    file → [old text, new text], or a list of such pairs
     write, remove, rename, copy, cut   small changes of files; cut takes bytes from the end
     checkpoint file → parts of a checkpoint; see `checkpoint_bytes`
+    encoder    file → {drop: names of weights, or parts of the checkpoint with another value}
     png        file → {chunk, text}
     image      file → {voxel | scale | crop | bare | apart: value}
     archive    name, folder, beside: of the zip itself; flip: damages the byte at that text
@@ -144,12 +145,11 @@ def change(folder: Path, example: dict[str, Any], name: str) -> None:
             (folder / path).write_text(text.replace(old, new, 1))
     for path, parts in example.get("checkpoint", {}).items():
         _put(folder / path, checkpoint_bytes(parts))
-    for path, parts in example.get("png", {}).items():
-        _put(folder / path, png_bytes(**parts))
     for path, count in example.get("cut", {}).items():
         (folder / path).write_bytes((folder / path).read_bytes()[:-count])
-    for path, parts in example.get("image", {}).items():
-        _change_image(folder / path, **parts)
+    for kind, changed in (("png", _put_png), ("encoder", _change_encoder), ("image", _change_image)):
+        for path, parts in example.get(kind, {}).items():
+            changed(folder / path, **parts)
     if (FOLDER / name / "files").is_dir():
         shutil.copytree(FOLDER / name / "files", folder, dirs_exist_ok=True)
 
@@ -168,6 +168,19 @@ def zipped(folder: Path, target: Path, example: dict[str, Any], trainer: str) ->
         data[data.index(about["flip"].encode())] ^= 1
         path.write_bytes(data)
     return path
+
+
+def _put_png(path: Path, **parts: str) -> None:
+    _put(path, png_bytes(**parts))
+
+
+def _change_encoder(path: Path, drop: tuple[str, ...] = (), **parts: Any) -> None:
+    import torch
+
+    state = torch.load(path, weights_only=True) | parts
+    for name in drop:
+        del state["network_weights"][name]
+    torch.save(state, path)
 
 
 def _put(path: Path, data: bytes) -> None:

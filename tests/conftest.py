@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from fixtures_dataset import trained_repo  # noqa: F401 - a fixture
+from fixtures_encoder import tiny_encoder, tiny_encoder_package  # noqa: F401 - fixtures
 from fixtures_hub import hub, hub_token  # noqa: F401 - fixtures
 from fixtures_release import registry, released, released_github, tiny_package  # noqa: F401 - fixtures
 from fixtures_run import repo_with_run, tiny_run  # noqa: F401 - fixtures

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from check_examples import change, edited, examples, zipped
 from fixtures_dataset import write_dataset
+from fixtures_encoder import FOLDER as ENCODER_FOLDER
 from fixtures_run import NAME, TRAINER_FOLDER
 
 from registry import differences, labels
@@ -19,20 +20,27 @@ from registry.schemas import validate
 EXAMPLES = examples()
 RUN = "runs/3d_fullres-1a2b3c4d"
 HERE = Path(__file__).parent
-FOLDERS = {"archive": "files", "repo": NAME, "run": NAME, "dataset": "Dataset702_Tissue"}
+ENCODER = "model_pretrain_sc_t2_resencl"
+FOLDERS = {
+    "archive": "files", "repo": NAME, "run": NAME, "dataset": "Dataset702_Tissue", "encoder": "files",
+    "encoder_repo": ENCODER,
+}  # fmt: skip
+TRAINERS = {"archive": TRAINER_FOLDER, "encoder": ENCODER_FOLDER}
 
 
 @pytest.fixture(scope="session")
-def good(tiny_package, tiny_run, tmp_path_factory):
+def good(tiny_package, tiny_encoder_package, tiny_run, tmp_path_factory):
     """Return one folder with a good target of each kind: files of the archive, repo, run in a repo, dataset."""
     root = tmp_path_factory.mktemp("good")
-    with zipfile.ZipFile(tiny_package.archive) as archive:
-        archive.extractall(root / "unpacked")
-    (root / "unpacked" / TRAINER_FOLDER).rename(root / "archive")
-    for path, text in render(plan(NAME, recipe="nnunet", licence="MIT", authors=("Ada Lovelace",))).items():
-        (root / "repo" / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / "repo" / path).write_text(text)
-    (root / "repo" / ".git").mkdir()
+    for kind, package in (("archive", tiny_package), ("encoder", tiny_encoder_package)):
+        with zipfile.ZipFile(package.archive) as archive:
+            archive.extractall(root / "unpacked")
+        (root / "unpacked" / TRAINERS[kind]).rename(root / kind)
+    for kind, name, recipe in (("repo", NAME, "nnunet"), ("encoder_repo", ENCODER, "pretrain")):
+        for path, text in render(plan(name, recipe=recipe, licence="MIT", authors=("Ada Lovelace",))).items():
+            (root / kind / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / kind / path).write_text(text)
+        (root / kind / ".git").mkdir()
     shutil.copytree(tiny_run.parents[1], root / "run")
     write_dataset(root).rename(root / "dataset")
     return root
@@ -69,8 +77,8 @@ def judged(good, tmp_path):
         if "dataset" in example:  # that a repo's data are made of
             shutil.copytree(good / "dataset", folder / example["dataset"])
         change(place, example, name)
-        if base == "archive":
-            return check(zipped(folder, tmp_path, example, TRAINER_FOLDER)), folder
+        if base in TRAINERS:
+            return check(zipped(folder, tmp_path, example, TRAINERS[base])), folder
         return check(place), place
 
     return judge
@@ -95,7 +103,7 @@ def test_a_bad_example_is_found_at_its_place_and_as_nothing_else(name, judged):
     report, folder = judged(example["base"], example, name)
     assert {finding.code for finding in report.findings} == {code, *example.get("also", [])}
     wanted = example["finding"]
-    path = re.sub("^T/", f"{TRAINER_FOLDER}/", wanted["path"])
+    path = re.sub("^T/", f"{TRAINERS.get(example['base'], TRAINER_FOLDER)}/", wanted["path"])
     places = [finding for finding in report.findings if finding.code == code and finding.path == path]
     assert places, [finding.path for finding in report.findings]
     assert any(wanted.get("line", "") in line_of(folder, finding) for finding in places)

@@ -2,10 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from command import run_mreg
+from fixtures_release import TAG, add_repo
 
+from registry.files import sha256
+from registry.model_toml import find_repo
+from registry.starts import find_start
+from registry.stores.folder import FolderStore
 from trainers.pretraining.checkpoint import load
 
 NAME = "Dataset530_SpineSSL"
@@ -56,11 +63,32 @@ def test_an_encoder_is_trained_and_the_same_command_finds_it(repo):
     assert config["dataset"]["modalities"] == sorted(config["dataset"]["modalities"])
     assert "sub-" not in json.dumps(config)
     assert load(run / "fold_all" / "checkpoint_final.pth").trainer_name == "mreg_mae_primus"
-    packed = run_mreg("package", cwd=repo)
-    assert packed.returncode == 1
-    assert "a pre-trained encoder, which is not packed" in packed.stderr
     again = run_mreg("train", "--json", cwd=repo)
     assert json.loads(again.stdout)["done_before"] == ["all"], again.stderr
+
+
+def test_what_was_trained_is_released_fetched_and_a_start_for_another_training(repo, tmp_path, mreg, monkeypatch):
+    (tmp_path / "registry").mkdir()
+    monkeypatch.setenv("MREG_REGISTRY", f"dir:{tmp_path / 'registry'}")
+    add_repo(FolderStore(tmp_path / "registry"), tmp_path / "first-commit", MODEL)
+    (run,) = (path for path in (repo / "runs").iterdir() if (path / "fold_all" / "checkpoint_final.pth").is_file())
+    done = mreg("check", run)
+    assert done.exit_code == 0, done.stdout
+    done = mreg("release", repo, "--run", run, "--tag", TAG)
+    assert done.exit_code == 0, done.stderr
+    archive = repo / "dist" / TAG / f"{MODEL}-{TAG}.zip"
+    report = json.loads(mreg("check", archive, "--format", "json").stdout)
+    assert not [finding for finding in report["findings"] if finding["code"] != "PRETRAIN008"], report  # one epoch
+    done = mreg("fetch", f"{MODEL}@{TAG}")
+    assert Path(done.stdout.strip()).read_bytes() == archive.read_bytes()
+    target = tmp_path / "model_seg_sc_t2"
+    target.mkdir()
+    (target / "model.toml").write_text('[model]\nname = "model_seg_sc_t2"\n')
+    start = find_start(find_repo(target), {"start_from": f"{MODEL}@{TAG}"})
+    assert (start.name, start.tag, start.sha256) == (MODEL, TAG, sha256(archive))
+    before, after = load(run / "fold_all" / "checkpoint_final.pth"), load(start.checkpoint)
+    assert after.plan == before.plan
+    assert all(torch.equal(after.weights[key], value) for key, value in before.weights.items())
 
 
 @pytest.mark.long

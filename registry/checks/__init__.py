@@ -146,6 +146,7 @@ def all_rules() -> list[Rule[Any]]:
         at_hand,
         checkpoint,
         contract,
+        encoder,
         fit,
         json_files,
         model,
@@ -163,6 +164,7 @@ def all_rules() -> list[Rule[Any]]:
     rules: list[Rule[Any]] = [
         *naming.RULES, *truth.RULES, *repo.RULES, *papers.RULES, *at_hand.REPO_RULES, *run.RULES, *at_hand.RUN_RULES,
         *contract.RULES, *json_files.RULES, *model.RULES, *network.RULES, *checkpoint.RULES, *fit.RULES, *trainer.RULES,
+        *encoder.RULES, *encoder.REPO_RULES,
         *archive.RULES, *privacy.RULES, *privacy.CHECKPOINT_RULES, *release.RULES,
     ]  # fmt: skip
     return sorted(rules, key=lambda rule: rule.code)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from registry import checkpoints, classifier, lesion_model
-from registry.checks import checkpoint, contract, fit, json_files, network, privacy, trainer, truth
+from registry.checks import checkpoint, contract, encoder, fit, json_files, network, privacy, trainer, truth
 from registry.checks.rules import Draft, line_of, read_object, rule, text_of
 from registry.errors import MregError
 from registry.labels import output_suffixes
@@ -287,6 +287,13 @@ OWN_RULES = [
 ]  # fmt: skip
 
 
+# Those that hold for encoders, too, which have neither a dataset.json nor an output.
+ENCODER_RULES = [
+    every_fold_has_one_kind_of_checkpoint, checkpoint_is_the_final_one, folder_name_matches,
+    fit.manifest_counts_the_weights,
+]  # fmt: skip
+
+
 def is_own(model: ModelFiles) -> bool:
     """Whether the model is of a recipe whose nets nobody but mreg loads."""
     return (model.plans or {}).get("plans_name") in (classifier.PLANS, lesion_model.PLANS)
@@ -294,6 +301,11 @@ def is_own(model: ModelFiles) -> bool:
 
 def findings(model: ModelFiles, name: str = "") -> Iterator[Finding]:
     """Yield what all rules find, and what the schemas and the labels' semantics say; `name` is the model's."""
+    if encoder.is_encoder(model):
+        own = (*encoder.RULES, *ENCODER_RULES)
+        for entry in (*json_files.RULES, *own, *checkpoint.RULES, *privacy.CHECKPOINT_RULES):
+            yield from entry.run(model)
+        return
     if is_own(model):
         for entry in (*json_files.RULES, *OWN_RULES, *checkpoint.RULES, *privacy.CHECKPOINT_RULES):
             yield from entry.run(model)

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from registry.findings import Finding
     from registry.tree import Tree
 
-TEXTS = (".json", ".txt", ".py", ".md", ".toml", ".yml", ".yaml", ".cff", ".log", ".csv", ".tsv")
-MACHINE_MADE = (".json", ".txt", ".log", ".py", ".csv", ".tsv", ".png")  # people write addresses and paths elsewhere
+TEXTS = (".json", ".jsonl", ".txt", ".py", ".md", ".toml", ".yml", ".yaml", ".cff", ".log", ".csv", ".tsv")
+# People write addresses and paths elsewhere.
+MACHINE_MADE = (".json", ".jsonl", ".txt", ".log", ".py", ".csv", ".tsv", ".png")
 EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b")
 NOBODYS = re.compile(r"(?i)@users\.noreply\.github\.|^git@|^noreply@")
 HOME = re.compile(r"(?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+[\w.-]+")

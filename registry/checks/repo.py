@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from registry import card, lines, model_toml, scrub, trainer_code
-from registry.checks import at_hand, contract, naming, papers, privacy, trainer, truth
+from registry.checks import at_hand, contract, encoder, naming, papers, privacy, trainer, truth
 from registry.checks.rules import Draft, line_of, read_object, rule, text_of
 from registry.errors import MregError
 from registry.tree import DiskTree
@@ -231,7 +231,7 @@ def findings(root: Path) -> Iterator[Finding]:
 
 def tree_findings(repo: RepoFiles) -> Iterator[Finding]:
     """Yield all findings on a repo, wherever it lies."""
-    for entry in (*naming.RULES, *RULES, *papers.RULES, *at_hand.REPO_RULES):
+    for entry in (*naming.RULES, *RULES, *papers.RULES, *encoder.REPO_RULES, *at_hand.REPO_RULES):
         yield from entry.run(repo)
     for check in privacy.EVERYWHERE:
         yield from check.run(repo.tree)

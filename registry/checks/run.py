@@ -10,6 +10,8 @@ from registry import margins
 from registry.checks import at_hand, model, privacy
 from registry.checks.rules import Draft, line_of, read_object, rule
 from registry.classifier import is_classifier
+from registry.encoder import TRAINERS as ENCODERS
+from registry.encoder import is_encoder
 from registry.errors import MregError
 from registry.lesion_model import is_lesion_model
 from registry.runs import Run, read_run
@@ -88,13 +90,14 @@ RULES = [config_is_readable, folds_are_finished, orientation_is_the_configs, mar
 def findings(path: Path) -> Iterator[Finding]:
     """Yield all findings on a run, or on a trainer folder that was unpacked from an archive."""
     tree = DiskTree(path)
-    if not tree.exists("config.json"):
+    unpacked = path.name.startswith(ENCODERS)  # whose archives have a config.json, too
+    if unpacked or not tree.exists("config.json"):
         yield from model.findings(model.ModelFiles(tree, "", path.name, released=True))
         yield from privacy.findings(tree)
         return
     files = RunFiles(path, tree)
     # Their images are turned to one orientation, whatever theirs is.
-    at_hands = [] if is_classifier(path) or is_lesion_model(path) else at_hand.RUN_RULES
+    at_hands = [] if is_classifier(path) or is_lesion_model(path) or is_encoder(path) else at_hand.RUN_RULES
     for entry in (*RULES, *at_hands):
         yield from entry.run(files)
     folder, name = (files.run.trainer_folder, str(files.run.config["repo"])) if isinstance(files.run, Run) else ("", "")

@@ -205,6 +205,12 @@ def load(path: Path) -> Pretrained:
     return found
 
 
+def inspect(path: Path) -> dict[str, Any]:
+    """Build the downstream network from a checkpoint's plan alone and load it; return how many weights it took."""
+    found = load(path)
+    return {"taken": len(verify(found.weights, found.plan)), "weights": len(found.weights)}
+
+
 def options_of(method: Any, net: Any) -> dict[str, Any]:
     """Return every hyper-parameter of a method and every size of an encoder, as plain values."""
     return {"method_options": asdict(method), "encoder_options": asdict(net)}

@@ -5,17 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 BENCHMARK = "Wald, T., et al. (2025). An OpenMind for 3D medical vision self-supervised learning. arXiv:2412.17041"
-NNUNET = "Isensee, F., et al. (2024). nnU-Net revisited. MICCAI. arXiv:2404.09556"
-PRIMUS = "Wald, T., et al. (2025). Primus. arXiv:2503.01835"
+NNUNET = (
+    "Isensee, F., et al. (2024). nnU-Net revisited: A call for rigorous validation in 3D medical image segmentation. "
+    "MICCAI. arXiv:2404.09556"
+)
+PRIMUS = (
+    "Wald, T., et al. (2025). Primus: Enforcing attention usage for 3D medical image segmentation. arXiv:2503.01835"
+)
 ENCODERS = {"resenc": ("ResEnc", NNUNET), "primus": ("Primus", PRIMUS)}
 MAE = "He, K., et al. (2022). Masked autoencoders are scalable vision learners. CVPR. arXiv:2111.06377"
 S3D = "Wald, T., et al. (2024). Revisiting MAE pre-training for 3D medical image segmentation. arXiv:2410.23132"
 SIMMIM = "Xie, Z., et al. (2022). SimMIM: A simple framework for masked image modeling. CVPR. arXiv:2111.09886"
 GENESIS = "Zhou, Z., et al. (2021). Models Genesis. Medical Image Analysis 67, 101840. arXiv:2004.07882"
-FUSION = "Wang, G., et al. (2023). MIS-FM: 3D medical image segmentation using foundation models. arXiv:2306.16925"
-VOCO = "Wu, L., Zhuang, J., & Chen, H. (2024). VoCo. CVPR. arXiv:2402.17300"
-SIMCLR = "Chen, T., et al. (2020). A simple framework for contrastive learning. ICML. arXiv:2002.05709"
-SWIN = "Tang, Y., et al. (2022). Self-supervised pre-training of Swin Transformers. CVPR. arXiv:2111.14791"
+FUSION = (
+    "Wang, G., et al. (2023). MIS-FM: 3D medical image segmentation using foundation models pretrained on a "
+    "large-scale unannotated dataset. arXiv:2306.16925"
+)
+VOCO = (
+    "Wu, L., Zhuang, J., & Chen, H. (2024). VoCo: A simple-yet-effective volume contrastive learning framework for 3D "
+    "medical image analysis. CVPR. arXiv:2402.17300"
+)
+SIMCLR = (
+    "Chen, T., et al. (2020). A simple framework for contrastive learning of visual representations. ICML. "
+    "arXiv:2002.05709"
+)
+SWIN = (
+    "Tang, Y., et al. (2022). Self-supervised pre-training of Swin Transformers for 3D medical image analysis. CVPR. "
+    "arXiv:2111.14791"
+)
 METHODS = {
     "mae": ("MAE", MAE),
     "s3d": ("S3D", S3D),

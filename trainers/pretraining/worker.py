@@ -10,6 +10,10 @@ from trainers.core.job import run_job
 
 
 def _run(job: dict[str, Any]) -> dict[str, Any]:
+    if job["kind"] == "verify":
+        from trainers.pretraining.checkpoint import inspect
+
+        return inspect(Path(job["checkpoint"]))
     from trainers.pretraining import train
 
     return train.run(job)
