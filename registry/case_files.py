@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from registry import orientation
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+CONTOURS = ".roi"  # drawn in Jim
+CORDS = "cords"  # folder beside the images
+SEEMLY = 0.5  # share of lesions in the cord, below which something is wrong
 ROUNDING = 1e-3  # how far a scaled file's numbers may be from the label values that they stand for
 
 
@@ -50,7 +55,10 @@ def write_case(source: Source, folder: Path, code: str, threshold: float, values
     if source.masks:
         turned = orientation.reorient(label, first.affine, code)
         write_volume(folder / f"labels{part}" / f"{source.case}{ENDING}", *turned)
-    return _doubts(source.images[0], first)
+    if source.cord:  # in millimetres of the world, which turning changes nothing in
+        kind = next(ending for ending in (ENDING, ".nii", source.cord.suffix) if source.cord.name.endswith(ending))
+        shutil.copyfile(source.cord, folder / CORDS / f"{source.case}{kind}")
+    return [*_doubts(source.images[0], first), *_astray(source, first, threshold)]
 
 
 def _read_images(source: Source, channels: int) -> tuple[list[Volume], list[str]]:
@@ -90,9 +98,9 @@ def _label(source: Source, image: Volume, threshold: float, values: set[int]) ->
 
     label = np.zeros(image.array.shape, dtype=np.uint8)
     problems: list[str] = []
-    for path, value in source.masks:
+    for number, (path, value) in enumerate(source.masks):
         try:
-            mask = read_volume(path)
+            mask = _read_mask(source, number, image)
         except IntegrityError as error:
             problems.append(error.message)
             continue
@@ -108,6 +116,46 @@ def _label(source: Source, image: Volume, threshold: float, values: set[int]) ->
         else:
             label[mask.array > threshold] = value
     return label, problems
+
+
+def _read_mask(source: Source, number: int, image: Volume) -> Volume:
+    """Read a mask of a case: a volume, one of its labels as 1, or contours drawn in Jim as the image's voxels."""
+    path, counting = source.masks[number][0], source.counting[number] if source.counting else None
+    if path.suffix == CONTOURS:
+        return replace(image, array=_filled(path, image, source.flips))
+    mask = read_volume(path)
+    if counting is None:
+        return mask
+    import numpy as np
+
+    return replace(mask, array=np.isin(mask.array, counting).astype(np.uint8))
+
+
+def _filled(path: Path, image: Volume, flips: tuple[bool, bool]) -> NDArray[np.uint8]:
+    import numpy as np
+
+    from trainers.core.errors import TrainingError
+    from trainers.data.grid import Grid
+    from trainers.lesion.jim import fill, read_contours
+
+    x, y, z = image.array.shape
+    try:
+        mask = fill(read_contours(path), Grid((x, y, z), image.affine), flips=flips, name=str(path))
+    except TrainingError as error:
+        raise IntegrityError(error.message, hint=error.hint) from error
+    return mask.astype(np.uint8)
+
+
+def _astray(source: Source, image: Volume, threshold: float) -> list[str]:
+    """Say where contours lie beside the cord, which the first mask of the case shows: they may be mirrored."""
+    said = []
+    for number, (path, _) in enumerate(source.masks[1:], start=1):
+        if path.suffix != CONTOURS:
+            continue
+        drawn, cord = (_read_mask(source, mask, image).array > threshold for mask in (number, 0))
+        if drawn.any() and (share := (drawn & cord).sum() / drawn.sum()) < SEEMLY:
+            said.append(f"{path}: {share:.0%} of its area lie in the cord: is the image mirrored? see --jim-flip")
+    return said
 
 
 def _is_one_of(found: float, values: set[int]) -> bool:

@@ -21,23 +21,28 @@ class Source:
     masks: tuple[tuple[Path, int | None], ...]  # (file, value it gets; None: the file holds the values)
     test: bool = False
     is_series: bool = False  # the only image is 4D and holds the channels
+    counting: tuple[tuple[int, ...] | None, ...] = ()  # of each mask the values that count; None: above the threshold
+    cord: Path | None = None  # a mask on another grid or a centreline, kept beside the labels
+    flips: tuple[bool, bool] = (False, False)  # of contours, along columns and rows
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Return every file of the case once, images first."""
-        return tuple(dict.fromkeys((*self.images, *(path for path, _ in self.masks))))
+        masks = tuple(path for path, _ in self.masks)
+        return tuple(dict.fromkeys((*self.images, *masks, *([self.cord] if self.cord else ()))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
     """All cases of a source."""
 
-    kind: str  # "bids" or "decathlon"
+    kind: str  # "bids", "decathlon" or "lesions"
     sources: tuple[Source, ...]
     channels: tuple[str, ...]
     labels: dict[str, int | list[int]]
     about: dict[str, str] = field(default_factory=dict)  # description, licence and the like, as the source has them
     left_out: tuple[str, ...] = ()  # why something was not taken, a line each
+    splits: tuple[dict[str, list[str]], ...] = ()  # the source's own folds
 
 
 def stem(path: Path) -> str:

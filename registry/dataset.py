@@ -13,9 +13,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from registry import orientation, output
+from registry import lesion_table, orientation, output
 from registry.bids import find_bids
-from registry.case_files import write_case
+from registry.case_files import CORDS, write_case
 from registry.collection import ENDING, Collection, Source
 from registry.decathlon import find_decathlon
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
@@ -44,24 +44,32 @@ def import_dataset(
     code: str = "RPI",
     folds: Folds = None,
     threshold: float = 0.5,
+    flips: tuple[bool, bool] = (False, False),
 ) -> Path:
-    """Import a BIDS tree or a Decathlon/AUC23 folder; return DESTINATION/DatasetNNN_Name.
+    """Import a BIDS tree, a Decathlon/AUC23 folder or a table of lesions; return DESTINATION/DatasetNNN_Name.
 
-    Written under a temporary name and renamed at the end. A second call with the same inputs changes nothing; a dataset
-    of other content is never touched.
+    `flips` turn contours of Jim along columns and rows. Written under a temporary name and renamed at the end. A second
+    call with the same inputs changes nothing; a dataset of other content is never touched.
     """
     if not orientation.is_valid(code):
         raise MregError(f"--orientation {code!r} is none of the 48 codes", hint='SCT\'s letters, for example "RPI"')
     if not 0 <= threshold < 1:
         raise MregError(f"--threshold {threshold}: not from 0 to below 1", hint="a soft mask counts above this value")
-    collection = _find(source, contrasts, labels or {}, regions or {}, tests)
+    if source.is_file():
+        collection = lesion_table.find_table(source, tests, flips, folds)
+        _refuse(source, {"--contrast": contrasts, "--label": labels, "--region": regions}, "its columns say")
+    else:
+        collection = _find(source, contrasts, labels or {}, regions or {}, tests)
     for line in collection.left_out:
         output.warn(f"left out: {line}")
     require_files(collection.sources)
     document = _describe(collection, name, code)
     target = destination / f"Dataset{number:03d}_{document['name']}"
     # What a setting or a file changes in the dataset, it changes here too.
-    options = json_text([document, threshold, folds, [(s.case, s.test) for s in collection.sources]])
+    said = [document, threshold, folds, [(s.case, s.test) for s in collection.sources]]
+    if source.is_file():  # a table
+        said.append([collection.splits, flips, [s.counting for s in collection.sources]])
+    options = json_text(said)
     digest = digest_of(collection.sources, options)
     document["source"] = {"kind": collection.kind, **commit_of(source), "sha256": digest}
     destination.mkdir(parents=True, exist_ok=True)
@@ -86,12 +94,15 @@ def _find(
     if not (source / "dataset.json").is_file():
         return find_bids(source, contrasts, labels, regions, tests)
     flags = {"--contrast": contrasts, "--label": labels, "--region": regions, "--test-subject": tests}
+    _refuse(source, flags, "its dataset.json says")
+    return find_decathlon(source)
+
+
+def _refuse(source: Path, flags: dict[str, Any], who: str) -> None:
+    """Raise `MregError` where flags are given that the source itself answers."""
     given = [flag for flag, value in flags.items() if value]
     if given:
-        raise MregError(
-            f"{source}: its dataset.json says what {', '.join(given)} would", hint=f"leave {', '.join(given)} out"
-        )
-    return find_decathlon(source)
+        raise MregError(f"{source}: {who} what {', '.join(given)} would", hint=f"leave {', '.join(given)} out")
 
 
 def _describe(collection: Collection, name: str, code: str) -> dict[str, Any]:
@@ -133,9 +144,11 @@ def _write(collection: Collection, target: Path, document: dict[str, Any], thres
         for part in ("Tr", "Ts") if document["numTest"] else ("Tr",):
             (partial / f"images{part}").mkdir(parents=True)
             (partial / f"labels{part}").mkdir()
+        if any(source.cord for source in collection.sources):
+            (partial / CORDS).mkdir()
         _write_cases(collection, partial, document, threshold)
         cases = [source.case for source in collection.sources if not source.test]
-        write_json(partial / "splits_final.json", subject_splits(cases, folds))
+        write_json(partial / "splits_final.json", list(collection.splits) or subject_splits(cases, folds))
         write_json(partial / "dataset.json", document)
         partial.rename(target)
     except BaseException:
@@ -192,7 +205,11 @@ def listed(lines: list[str]) -> str:
 def digest_of(sources: Sequence[Source], options: str) -> str:
     """Return the SHA-256 of everything that the dataset is made from."""
     whole = hashlib.sha256(options.encode())
-    files = [path for source in sources for path in (*source.images, *(mask for mask, _ in source.masks))]
+    files = [
+        path
+        for source in sources
+        for path in (*source.images, *(mask for mask, _ in source.masks), *([source.cord] if source.cord else ()))
+    ]
     with output.count_progress("read the source", len(files)) as advance, ThreadPoolExecutor(WORKERS) as pool:
         for digest in pool.map(sha256, files):
             whole.update(digest.encode())

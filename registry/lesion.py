@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry import output, training, workers
+from registry.case_files import CORDS
 from registry.errors import MregError, NotFoundError
 from registry.files import read_json, sha256
 from registry.lesion_model import CONFIGURATION, PLANS, RECIPE, TRAINER, is_lesion_model
@@ -41,6 +42,7 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
         names = ", ".join(dataset_json["labels"])
         raise MregError(f"{path}: no label {label!r}; there are: {names}", hint="--set lesion_label=NAME")
     finds_cords = settings["cord_model"] or settings["centreline"] == "sct" or settings["crop"] == "none"
+    finds_cords = finds_cords or (dataset / CORDS).is_dir()
     if settings["cord_label"] not in dataset_json["labels"] and not finds_cords:
         raise MregError(
             f"{path}: no label {settings['cord_label']!r}, and the window follows the cord",
@@ -114,10 +116,13 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
 
 
 def _cords_of_dataset(repo: Repo, planned: Planned) -> dict[str, str]:
-    """Return the cord masks that the cord model finds in the training images, those of an earlier call kept."""
+    """Return the cord masks that the cord model finds in the training images, those of an earlier call kept.
+
+    Without a model: those that lie in the dataset's own folder.
+    """
     model = planned.settings["cord_model"]
     if not model:
-        return {}
+        return cords_beside(planned.dataset)
     ending = planned.dataset_json["file_ending"]
     folder = repo.data / "cords" / training.short_digest(model, planned.digest)
     images = sorted((planned.dataset / "imagesTr").glob(f"[!.]*_0000{ending}"))
@@ -191,7 +196,16 @@ def with_labels(model: Path, dataset: Path, job: dict[str, Any]) -> dict[str, An
         if settings[f"{key}_label"] in labels
     }
     about = {f"{key}_values": value for key, value in values.items()}
-    return {**job, "cases": [{**entry, **about} for entry in job["cases"]]}
+    beside = cords_beside(dataset)
+    cords = {name: {"cord": file} for name, file in beside.items()}
+    return {**job, "cases": [{**entry, **about, **cords.get(entry["name"], {})} for entry in job["cases"]]}
+
+
+def cords_beside(dataset: Path) -> dict[str, str]:
+    """Return the cords in a dataset's own folder, masks or centrelines that are no label: case → file."""
+    files = sorted((dataset / CORDS).glob("[!.]*"))
+    found = ((file, ending) for file in files for ending in CORD_ENDINGS if file.name.endswith(ending))
+    return {file.name.removesuffix(ending): str(file) for file, ending in found}
 
 
 def _values(label: Any) -> list[int]:

@@ -264,7 +264,7 @@ def dataset_hash(dataset: Path, memory: Path) -> str:
     known = read_json(memory) if memory.is_file() else {}
     names = sorted(
         path.relative_to(dataset).as_posix()
-        for folder in ("imagesTr", "labelsTr")
+        for folder in ("imagesTr", "labelsTr", "cords")
         for path in (dataset / folder).glob("*")
         if path.is_file() and not path.name.startswith(".")
     )

@@ -61,3 +61,28 @@ def crop(
         cord_model=cord_model, detector=detector, registry=registry,
     )  # fmt: skip
     output.answer(folder)
+
+
+@click.command("index")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--lesion-label", default="lesion", show_default=True, help="Label of the lesions in a raw dataset.")
+@click.option("--cord-label", default="sc", show_default=True, help="Label of the cord there.")
+def index(source: Path, table: Path, lesion_label: str, cord_label: str) -> None:
+    """Write the table of a lesion dataset, CSV or JSON.
+
+    SOURCE is a BIDS tree with masks under derivatives/labels, or a raw dataset of nnU-Net. The table's columns are
+    subject, session, contrast, image, lesion, cord and split; its paths are relative to it. Change it as you like, then
+    give it to mreg data import. Prints the table's path.
+
+    \b
+    Examples:
+      mreg data index ~/data/bids index.csv
+      mreg data index data/raw/Dataset510_Lesions index.json --cord-label cord
+      mreg data import index.csv data/raw --dataset-id 510
+    """
+    from registry.lesion_table import write_table
+
+    rows = write_table(source, table, lesion_label, cord_label)
+    output.say(f"{rows} cases")
+    output.answer(table)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registry import output
-from registry.commands._data_lesion import crop
+from registry.commands._data_lesion import crop, index
 from registry.commands._options import json_option
 from registry.splits import LEAVE_ONE_OUT, Folds
 
@@ -35,6 +35,7 @@ def command() -> None:
 
 
 command.add_command(crop)
+command.add_command(index)
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -101,6 +102,13 @@ def _folds(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @click.option("--threshold", default=0.5, show_default=True, help="A soft mask counts above this value.")
 @click.option(
+    "--jim-flip",
+    "flips",
+    type=click.Choice(["x", "y"]),
+    multiple=True,
+    help="Of a table of lesions: mirror contours drawn in Jim along the image's first (x) or second (y) axis.",
+)
+@click.option(
     "--classify",
     metavar="COLUMN[=A,B]",
     multiple=True,
@@ -123,6 +131,7 @@ def import_(
     orientation: str,
     folds: Folds,
     threshold: float,
+    flips: tuple[str, ...],
     classify: dict[str, list[str]],
     pretraining: bool,
     variable: str,
@@ -136,6 +145,9 @@ def import_(
     with the columns case, image (or image_T1w, image_T2w: one a channel), optionally mask and subject, and one for
     each label; or a BIDS tree with participants.tsv. --label names a mask's value in a table, its tail in a tree.
 
+    A table without --classify lists lesions: columns subject, session, contrast, image, lesion (a mask, or contours
+    drawn in Jim: .roi), cord (a mask or centreline) and split (train, val, test). mreg data index writes one.
+
     With --pretraining, the images of a BIDS tree or of an nnU-Net raw dataset become a collection (pretrain_data.json);
     --label anatomy=TAIL and anonymisation=TAIL bring masks along.
 
@@ -145,10 +157,13 @@ def import_(
       mreg data import ~/data/bids data/raw --dataset-id 501 --contrast T2w --label sc=SC_seg --test-subject sub-05
       mreg data import bids data/raw --dataset-id 502 --label sc=SC_seg --label lesion=lesion_seg --region sc=sc+lesion
       mreg data import bids data/raw --dataset-id 503 --contrast flip-1_mt-off_MTS --contrast flip-1_mt-on_MTS
+      mreg data import lesions.csv data/raw --dataset-id 510
       mreg data import cases.csv data/raw --dataset-id 521 --classify lesion=absent,present --classify contrast
       mreg data import bids data/raw --dataset-id 522 --classify pathology --contrast T2w --label sc=SC_seg
       mreg data import bids data/raw --dataset-id 530 --name SpineSSL --pretraining --label anatomy=SC_seg
     """
+    if flips and (classify or pretraining or not source.is_file()):
+        raise click.UsageError("--jim-flip goes with a table of lesions")
     if classify:
         _import_classes(context, source, destination)
         return
@@ -171,6 +186,7 @@ def import_(
         code=orientation,
         folds=folds,
         threshold=threshold,
+        flips=("x" in flips, "y" in flips),
     )
     output.answer(folder)
 

@@ -1,7 +1,9 @@
 """Which images, lesion masks and cords belong together: a table, or what BIDS and nnU-Net folders say.
 
-Columns: subject, session, contrast, image, lesion, cord, split; paths are relative to the table. `cord` is a mask or a
-centreline and may be empty, `session` and `split` too. Every file must exist; nothing is skipped.
+Columns: subject, session, contrast, image, lesion, cord, split; paths are relative to the table. `lesion` is a mask or
+contours of Jim (.roi). `cord` is a mask or a centreline and may be empty, `session` and `split` too. A label map of
+several labels may be named with the values that count: `labels.nii.gz#2` or `labels.nii.gz#1+2`. Every file must exist;
+nothing is skipped.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
 
 COLUMNS = ("subject", "session", "contrast", "image", "lesion", "cord", "split")
 REQUIRED = ("subject", "contrast", "image", "lesion")
+MOST_LISTED = 20
 SPLITS = ("", "train", "val", "test")
 ENDINGS = (".nii.gz", ".nii")
+CONTOURS = ".roi"
+FIRST_CHANNEL = "_0000"  # of an image in a dataset of nnU-Net
+FILES = {"image": ENDINGS, "lesion": (*ENDINGS, CONTOURS), "cord": (*ENDINGS, ".csv")}
 BIDS_LESION = ("_label-lesion_seg", "_label-lesion_dseg", "_lesion-manual", "_lesion")
 BIDS_CORD = ("_label-SC_seg", "_label-SC_mask", "_seg-manual", "_seg", "_label-centerline_label", "_centerline")
 
@@ -52,44 +58,70 @@ def read_index(path: Path) -> list[Case]:
     rows = _rows(path)
     cases, problems = [], []
     for number, row in enumerate(rows, start=1):
-        where = f"row {number}"
-        if unknown := sorted(set(row) - set(COLUMNS)):
-            problems.append(f"{where}: unknown column {unknown[0]!r}")
-            continue
         said = {key: str(value).strip() for key, value in row.items() if value is not None and str(value).strip()}
-        problems += [f"{where}: no {key}" for key in REQUIRED if key not in said]
-        problems += [
-            f"{where}: {key} {said[key]}: no such file"
-            for key in ("image", "lesion", "cord")
-            if key in said and not (path.parent / said[key]).is_file()
-        ]
-        if said.get("split", "") not in SPLITS:
-            problems.append(f"{where}: split {said['split']!r} is none of train, val, test")
-        if "image" in said and "subject" in said:
+        problems += [f"row {number}: {problem}" for problem in _wrong_in(path, row, said)]
+        if {"subject", "image", "lesion"} <= set(said):
             cases.append(_case(path.parent, said))
     problems += _contradictions(cases)
     if not rows:
         problems.append("no rows")
     if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:20])
-        raise TrainingError(f"{path}: {len(problems)} problems\n{listed}", hint=f"columns: {', '.join(COLUMNS)}")
+        listed = "\n".join(f"  {problem}" for problem in problems[:MOST_LISTED])
+        more = f"\n  … and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
+        raise TrainingError(f"{path}: {len(problems)} problems\n{listed}{more}", hint=f"columns: {', '.join(COLUMNS)}")
     return cases
 
 
+def _wrong_in(path: Path, row: Mapping[str, Any], said: Mapping[str, str]) -> list[str]:
+    """Return what is wrong in a row: column and value."""
+    problems = [f"unknown column {key!r}" for key in sorted(set(row) - set(COLUMNS))]
+    problems += [f"no {key}" for key in REQUIRED if key not in said]
+    for key in set(FILES) & set(said):
+        name, _ = _split_values(said[key])
+        if not (path.parent / name).is_file():
+            problems.append(f"column {key}: {name}: no such file")
+        elif not name.endswith(FILES[key]):
+            problems.append(f"column {key}: {name}: not one of {', '.join(FILES[key])}")
+    if "#" in said.get("image", ""):
+        problems.append(f"column image: {said['image']}: only masks take values after #")
+    if said.get("split", "") not in SPLITS:
+        problems.append(f"column split: {said['split']!r} is none of train, val, test")
+    return problems
+
+
 def write_index(cases: Iterable[Case], path: Path) -> None:
-    """Write a table as CSV, whole or not at all, with paths relative to it."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for case in cases:
-        if case.lesion_values or case.cord_values:
-            raise TrainingError(f"{case.name}: labels of several kinds in one file", hint="use the folder as it is")
-        files = {key: getattr(case, key) for key in ("image", "lesion", "cord")}
-        row: dict[str, str] = {key: getattr(case, key) for key in ("subject", "session", "contrast", "split")}
-        row |= {key: _relative(file, path.parent) if file else "" for key, file in files.items()}
-        writer.writerow(row)
+    """Write a table, as JSON where its name says so and else as CSV, whole or not at all, with paths relative to it."""
+    rows = [_row(case, path.parent) for case in cases]
+    if path.suffix.lower() == ".json":
+        text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+    else:
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        text = stream.getvalue()
     with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _row(case: Case, folder: Path) -> dict[str, str]:
+    row: dict[str, str] = dict.fromkeys(COLUMNS, "")
+    row |= {key: getattr(case, key) for key in ("subject", "session", "contrast", "split")}
+    for key in FILES:
+        file, values = getattr(case, key), getattr(case, f"{key}_values", None)
+        if file:
+            row[key] = _relative(file, folder) + (f"#{'+'.join(str(value) for value in values)}" if values else "")
+    return row
+
+
+def _split_values(cell: str) -> tuple[str, tuple[int, ...] | None]:
+    """Return the file of a cell, and the label values that count in it, None for all above 0.
+
+    >>> _split_values("labels.nii.gz#1+2")
+    ('labels.nii.gz', (1, 2))
+    """
+    found = re.fullmatch(r"(.+)#(\d+(?:\+\d+)*)", cell)
+    return (found[1], tuple(int(value) for value in found[2].split("+"))) if found else (cell, None)
 
 
 def from_nnunet(folder: Path, lesion: str = "lesion", cord: str = "sc") -> list[Case]:
@@ -179,9 +211,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _case(root: Path, said: Mapping[str, str]) -> Case:
     image = root / said["image"]
-    lesion, cord = (root / said[key] if key in said else None for key in ("lesion", "cord"))
+    lesion, lesion_values = _split_values(said["lesion"])
+    cord, cord_values = _split_values(said.get("cord", ""))
     return Case(
-        name=_stem(image), image=image, lesion=lesion, cord=cord, subject=said["subject"],
+        name=_stem(image).removesuffix(FIRST_CHANNEL), image=image, lesion=root / lesion, lesion_values=lesion_values,
+        cord=root / cord if cord else None, cord_values=cord_values, subject=said["subject"],
         session=said.get("session", ""), contrast=said.get("contrast", ""), split=said.get("split", ""),
     )  # fmt: skip
 
