@@ -1,0 +1,229 @@
+"""A lesion model that SCT can run: nnU-Net on images cropped around the cord, from the data to its release."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import types
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import sct_reference
+from command import run_mreg
+
+from trainers.core.errors import TrainingError
+from trainers.data.cord_box import cord_box, detected_box, widened
+from trainers.data.grid import Grid
+from trainers.data.orientation import Reorientation
+from trainers.segmentation.cropping import Cropping, cropped
+
+MODEL, DATASET, TAG = "model_seg_lesion_t2", "Dataset510_Lesions", "r20261121"
+CASES = ("sub-errsm11_chunk-2_T2w", "sub-errsm18_chunk-2_T2w", "sub-errsm21_chunk-3_T2w")
+PADS = {"superior": 12.0, "inferior": 5.0, "left": 9.0, "right": 4.0, "anterior": 3.0, "posterior": 7.5}
+TRAIN = """\
+dataset = "data/raw/Dataset510_Lesions"
+
+[train]
+recipe = "lesion"
+device = "cpu"
+checkpoint_minutes = 0
+pads_mm = [12, 5, 9, 4, 3, 7.5]
+
+[train.nnunet]
+configuration = "2d"
+patch_size = [32, 32]
+features = [4, 8, 8]
+batch_size = 2
+epochs = 1
+iterations = 4
+val_iterations = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lesion")
+
+
+@pytest.fixture(scope="module")
+def environment(root: Path) -> dict[str, str]:
+    (root / "registry").mkdir()
+    return {"MREG_REGISTRY": f"dir:{root / 'registry'}", "MREG_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def repo(root: Path, environment: dict[str, str], test_data: Path) -> Path:
+    """Return a repo of recipe lesion in which nnU-Net was trained on three real cases."""
+    done = run_mreg("new", MODEL, "--recipe", "lesion", "--dir", root, cwd=root, **environment)
+    assert done.returncode == 0, done.stderr
+    repo, source = root / MODEL, test_data / "nnUNet_raw" / "Dataset510_LesionSCT2w"
+    dataset = repo / "data" / "raw" / DATASET
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (dataset / folder).mkdir(parents=True)
+        for case in CASES:
+            shutil.copy(source / folder / f"{case}{ending}", dataset / folder)
+    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(CASES)}
+    (dataset / "dataset.json").write_text(json.dumps(document))
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
+    text = (repo / "model.toml").read_text()
+    before, _, rest = text.partition('dataset = ""')
+    _, _, after = rest.partition("\n[release]")
+    (repo / "model.toml").write_text(f"{before}{TRAIN}\n[release]{after}")
+    done = run_mreg("train", "--as", "nnunet", "--json", cwd=repo, **environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trained"] == [0]
+    return repo
+
+
+def test_the_cropped_dataset_is_a_part_of_the_whole_one(repo: Path) -> None:
+    (folder,) = (repo / "data" / "cropped").glob(f"*/{DATASET}")
+    whole = repo / "data" / "raw" / DATASET
+    crops = json.loads((folder / "crops.json").read_text())
+    assert sorted(crops) == sorted(CASES)
+    for case in CASES:
+        for kind, name in (("imagesTr", f"{case}_0000.nii.gz"), ("labelsTr", f"{case}.nii.gz")):
+            cut, image = nib.load(folder / kind / name), nib.load(whole / kind / name)
+            start = np.rint(np.linalg.inv(image.affine) @ cut.affine)[:3, 3].astype(int)
+            assert start.tolist() == crops[case]["start"]
+            box = tuple(slice(a, a + n) for a, n in zip(start, cut.shape, strict=True))
+            assert np.array_equal(np.asarray(image.dataobj)[box], np.asarray(cut.dataobj))
+            assert np.array_equal(cut.header.get_zooms(), image.header.get_zooms())
+            if kind == "labelsTr":  # nothing of cord or lesion is outside
+                assert np.count_nonzero(cut.dataobj) == np.count_nonzero(image.dataobj)
+                assert crops[case]["lost"] == ""
+    assert (folder / "splits_final.json").read_bytes() == (whole / "splits_final.json").read_bytes()
+    said = json.loads((folder / "crop_metadata.json").read_text())
+    assert said == {f"pad_{face}": mm for face, mm in PADS.items()} | {"crop_source": "label", "cord_label": "sc"}
+
+
+def test_the_released_archive_gives_in_sct_what_it_gives_here(
+    repo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """On an image in another orientation than the training's, with six different margins."""
+    done = run_mreg("release", "--tag", TAG, "--publish-with", "direct", cwd=repo, **environment)
+    assert done.returncode == 0, done.stderr
+    dataset = repo / "data" / "raw" / DATASET
+    image = nib.load(dataset / "imagesTr" / f"{CASES[1]}_0000.nii.gz")
+    label = nib.load(dataset / "labelsTr" / f"{CASES[1]}.nii.gz")
+    cord = nib.Nifti1Image((np.asarray(label.dataobj) > 0).astype(np.uint8), label.affine)
+    image, cord = (sct_reference.reoriented(volume, ("L", "A", "S")) for volume in (image, cord))
+    nib.save(image, tmp_path / "scan.nii.gz")
+    nib.save(cord, tmp_path / "cord.nii.gz")
+    out = tmp_path / "out"
+    arguments = ("predict", f"{MODEL}@{TAG}", tmp_path / "scan.nii.gz", "-o", out, "--precision", "native")
+    done = run_mreg(*arguments, cwd=tmp_path, **environment)
+    assert done.returncode == 1
+    assert "no cord is given, and sc_crop is not installed" in done.stderr
+    done = run_mreg(*arguments, "--cord", tmp_path / "cord.nii.gz", cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    ours = nib.load(out / "scan.nii.gz")
+    (archive,) = Path(environment["MREG_REGISTRY"].removeprefix("dir:")).rglob("*.zip")
+    model = sct_reference.install(archive, tmp_path / "sct")
+    labels, files = sct_reference.segment(model, image, cord)
+    assert list(files) == ["_sc_seg", "_lesion_seg"]
+    assert np.array_equal(ours.affine, image.affine)
+    found = np.asarray(ours.dataobj)
+    assert 0 < np.count_nonzero(labels) < labels.size
+    assert np.count_nonzero(found != labels) <= 2  # sums in another order
+    box = sct_reference.bounding_box(image, cord, sct_reference.margins(model))
+    outside = np.ones(labels.shape, dtype=bool)
+    outside[tuple(box)] = False
+    assert outside.any()
+    assert not found[outside].any()
+
+
+def test_it_is_measured_in_whole_images(repo: Path, environment: dict[str, str]) -> None:
+    run = next((repo / "runs").iterdir())
+    dataset = repo / "data" / "raw" / DATASET
+    done = run_mreg("evaluate", run, dataset, "--json", cwd=repo, **environment)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)["cases"][CASES[2]]
+    label = nib.load(dataset / "labelsTr" / f"{CASES[2]}.nii.gz")
+    ml = np.count_nonzero(label.dataobj) * np.prod(label.header.get_zooms()) / 1000
+    assert scores["sc"]["reference_ml"] == pytest.approx(ml, rel=1e-3)
+
+
+def test_wrong_words_are_refused(repo: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    run, dataset = next((repo / "runs").iterdir()), repo / "data" / "raw" / DATASET
+    image = dataset / "imagesTr" / f"{CASES[0]}_0000.nii.gz"
+    (tmp_path / "line.csv").write_text("x_mm,y_mm,z_mm\n0,0,0\n")
+    crop = ("data", "crop", dataset, tmp_path, "--dataset-id", "7")
+    for arguments, word in (
+        (("predict", run, image, "-o", tmp_path, "--cord", tmp_path / "line.csv"), "a centreline has no width"),
+        (("predict", run, image, "-o", tmp_path, "--cord", image, "--cord-model", "x@y"), "name the cord twice"),
+        (("train", "--as", "nnunet", "--set", "cord_label=canal"), "no label 'canal'; there are: background, sc"),
+        (("train", "--as", "nnunet", "--launcher", "slurm"), "--as is for --launcher local"),
+        ((*crop, "--cord-label", "canal"), "no label 'canal'"),
+        ((*crop, "--cord", tmp_path / "gone"), "gone: no such folder"),
+        ((*crop, "--cord", tmp_path), "no cord of case sub-errsm11_chunk-2_T2w"),
+        ((*crop, "--cord", tmp_path, "--detector"), "name the cord twice"),
+        (("data", "crop", dataset, dataset.parent, "--dataset-id", "510"), "is the dataset itself"),
+    ):
+        done = run_mreg(*arguments, cwd=repo, **environment)
+        assert done.returncode in (1, 2), arguments
+        assert word in done.stderr
+    assert not list(tmp_path.glob("Dataset*"))
+
+
+# ---- boxes
+
+
+@pytest.mark.parametrize("code", ["RPI", "AIL", "LPS", "SRA", "PSR"])
+def test_a_box_keeps_the_same_voxels_in_every_orientation(code: str) -> None:
+    grid = Grid((30, 40, 50), np.diag([-1.0, 0.8, 0.7, 1.0]))  # RPI
+    mask = np.zeros(grid.shape, dtype=bool)
+    mask[10:14, 20:23, 15:35] = True
+    box = cord_box(mask, grid, grid, PADS, "mask")
+    # right 4, left 9 in 1 mm; posterior 7.5, anterior 3 in 0.8 mm; inferior 5, superior 12 in 0.7 mm
+    assert box.start == (6, 20 - 10, 15 - 8)
+    assert box.shape == (4 + 4 + 9, 3 + 10 + 4, min(50, 35 + 18) - 7)
+    other, _ = grid.oriented(code)
+    way = Reorientation.to(code, grid.affine)
+    turned = cord_box(way.apply(mask), other, other, PADS, "mask")
+    kept = turned.undo(np.ones(turned.shape, dtype=np.uint8))
+    assert np.array_equal(way.undo(kept), box.undo(np.ones(box.shape, dtype=np.uint8)))
+    # a mask on another grid, and with a speck far away, gives the same box
+    mask[0, 0, 0] = True
+    assert cord_box(way.apply(mask), other, grid, PADS, "mask") == box
+
+
+def test_a_mask_that_is_empty_or_elsewhere_is_refused() -> None:
+    grid = Grid((8, 8, 8), np.eye(4))
+    with pytest.raises(TrainingError, match="the cord mask is empty"):
+        cord_box(np.zeros(grid.shape, dtype=bool), grid, grid, PADS, "mask")
+    with pytest.raises(TrainingError, match="outside of the image"):
+        cord_box(np.ones(grid.shape, dtype=bool), Grid((8, 8, 8), np.eye(4) + 90 * np.eye(4, k=3)), grid, PADS, "mask")
+
+
+def test_scts_own_detector_is_asked_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the package sc_crop, with the call that it documents."""
+    path, asked = tmp_path / "scan.nii.gz", {}
+    nib.save(nib.Nifti1Image(np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6), np.diag([-1.0, 1, 2, 1])), path)
+    box = {"xmin": 1, "xmax": 2, "ymin": 0, "ymax": 4, "zmin": 2, "zmax": 5}
+    package = types.SimpleNamespace(detect=lambda image, **pads: asked.update(pads, image=image) or box)
+    monkeypatch.setattr("importlib.import_module", lambda name: {"sc_crop": package}[name])
+    found = detected_box(path, PADS)
+    assert asked == {f"pad_{face}": mm for face, mm in PADS.items()} | {"image": str(path)}
+    assert (found.start, found.shape) == ((1, 0, 2), (2, 5, 4))
+    with cropped((path,), Cropping(pads_mm=PADS)) as ((file,), used):
+        cut = nib.load(file)
+        assert used == found
+        assert np.array_equal(np.asarray(cut.dataobj), np.arange(120).reshape(4, 5, 6)[1:3, :, 2:6])
+        assert np.allclose(cut.affine[:3, 3], (-1, 0, 4))
+    assert not file.exists()
+    box["zmax"] = 6
+    with pytest.raises(TrainingError, match="a box beyond the image"):
+        detected_box(path, PADS)
+    package.detect = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no spinal cord"))
+    with pytest.raises(TrainingError, match="finds no cord: no spinal cord"):
+        detected_box(path, PADS)
+
+
+def test_margins_are_rounded_up_to_whole_voxels() -> None:
+    grid = Grid((100, 100, 100), np.diag([-0.5, 0.5, 0.5, 1.0]))
+    pads = dict.fromkeys(PADS, 15.0) | {"left": 15.1}
+    found = widened((50, 50, 50), (50, 50, 50), grid, pads)
+    assert found.start == (20, 20, 20)
+    assert found.shape == (30 + 1 + 31, 61, 61)
