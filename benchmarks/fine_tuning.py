@@ -3,8 +3,8 @@
     python benchmarks/fine_tuning.py [WORK] [--data SHARED_DATA] [--seeds N] [--steps N ...] [--pretraining-steps N]
 
 A small ResEnc is pre-trained once with a masked autoencoder on the images of Dataset530; recipe `nnunet` then trains
-its network on the spinal cord of Dataset501, each subject held out once: from scratch, with the encoder's weights at
-the rate of the recipe, and with them at the rate of the training from scratch. Nobody is in both data sets. Everything
+its network on the spinal cord of Dataset501, with each seed another subject held out: from scratch, with the encoder's
+weights at the rate of the recipe, and with them at the rate of the training from scratch. Nobody is in both data sets. Everything
 goes through `mreg train`, in processes of one thread; what is done stays in WORK, so the script can be killed and
 started again. Prints a table: Dice of the held-out cases, mean and standard deviation over the seeds.
 """
@@ -19,7 +19,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 IMAGES, CASES = "Dataset530_SpineSSL", "Dataset501_SpinalCordT2w"
@@ -61,7 +60,6 @@ patch_size = [40, 40, 32]
 batch_size = 2
 epochs = {EPOCHS}
 val_iterations = 1
-folds = {list(range(FOLDS))}
 precision = "native"
 device = "cpu"
 """
@@ -95,11 +93,8 @@ def train(folder: Path, *flags: str) -> Path:
 
 def dice(run: Path) -> float:
     """Return the mean Dice of a run's held-out cases."""
-    values: list[float] = []
-    for fold in range(FOLDS):
-        summary = json.loads((run / f"fold_{fold}" / "validation" / "summary.json").read_text())
-        values += [case["metrics"]["1"]["Dice"] for case in summary["metric_per_case"]]
-    return statistics.mean(values)
+    (summary,) = (json.loads(path.read_text()) for path in run.glob("fold_*/validation/summary.json"))
+    return statistics.mean(case["metrics"]["1"]["Dice"] for case in summary["metric_per_case"])
 
 
 def table(found: dict[tuple[int, str], list[float]]) -> str:
@@ -119,7 +114,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs="+", default=[60])
-    parser.add_argument("--pretraining-steps", type=int, default=1000)
+    parser.add_argument("--pretraining-steps", type=int, default=600)
     chosen = parser.parse_args()
     work: Path = chosen.work.resolve()
     encoder = repo(work / "encoder", ENCODER, chosen.data / "nnssl_raw" / IMAGES)
@@ -131,8 +126,9 @@ def main() -> None:
     for seed in range(chosen.seeds):
         for steps in chosen.steps:
             for arm, flags in ARMS.items():
-                length: tuple[Any, ...] = ("--set", f"iterations={steps // EPOCHS}", "--set", f"seed={seed + 1}")
-                run = train(model, "--from", str(pretrained), *length, *flags)
+                which = ("--fold", str(seed % FOLDS), "--set", f"seed={seed + 1}")
+                length = ("--set", f"iterations={steps // EPOCHS}")
+                run = train(model, "--from", str(pretrained), *which, *length, *flags)
                 found.setdefault((steps, arm), []).append(dice(run))
         print(table(found), flush=True)
 
