@@ -4,9 +4,9 @@
 
 A small ResEnc is pre-trained once with a masked autoencoder on the images of Dataset530; recipe `nnunet` then trains
 its network on the spinal cord of Dataset501, with each seed another subject held out: from scratch, with the encoder's
-weights at the rate of the recipe, and with them at the rate of the training from scratch. Nobody is in both data sets. Everything
-goes through `mreg train`, in processes of one thread; what is done stays in WORK, so the script can be killed and
-started again. Prints a table: Dice of the held-out cases, mean and standard deviation over the seeds.
+weights at the rate of the recipe, and with them at the rate of the training from scratch. Nobody is in both data sets.
+Everything goes through `mreg train`, in processes of one thread; what is done stays in WORK, so the script can be
+killed and started again. Prints a table: Dice of the held-out cases, mean and standard deviation over the seeds.
 """
 
 from __future__ import annotations
