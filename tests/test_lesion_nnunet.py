@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,11 +15,15 @@ import pytest
 import sct_reference
 from command import run_mreg
 
+from registry.archive_members import crop_metadata_of
+from registry.errors import ConflictError, MregError
+from registry.files import write_json
+from registry.runs import Run
 from trainers.core.errors import TrainingError
 from trainers.data.cord_box import cord_box, detected_box, widened
 from trainers.data.grid import Grid
 from trainers.data.orientation import Reorientation
-from trainers.segmentation.cropping import Cropping, cropped
+from trainers.segmentation.cropping import Cropping, cropped, run
 
 MODEL, DATASET, TAG = "model_seg_lesion_t2", "Dataset510_Lesions", "r20261121"
 CASES = ("sub-errsm11_chunk-2_T2w", "sub-errsm18_chunk-2_T2w", "sub-errsm21_chunk-3_T2w")
@@ -165,6 +171,84 @@ def test_wrong_words_are_refused(repo: Path, environment: dict[str, str], tmp_pa
         assert done.returncode in (1, 2), arguments
         assert word in done.stderr
     assert not list(tmp_path.glob("Dataset*"))
+
+
+# ---- cropped datasets
+
+
+def phantom(folder: Path) -> dict[str, Any]:
+    """Write a raw dataset of one case, a cord along z with a lesion far to its left; return the job of a crop."""
+    dataset = folder / "Dataset001_Phantom"
+    label = np.zeros((20, 20, 30), dtype=np.uint8)
+    label[8:12, 8:12, 5:25] = 1
+    label[18, 9:11, 10:12] = 2
+    affine = np.diag([-1.0, 1, 1, 1])
+    for kind, name, data in (("images", "a_0000", label.astype(np.float32) + 7), ("labels", "a", label)):
+        (dataset / f"{kind}Tr").mkdir(parents=True)
+        nib.save(nib.Nifti1Image(data, affine), dataset / f"{kind}Tr" / f"{name}.nii.gz")
+    document = {"labels": {"background": 0, "sc": 1, "lesion": 2}, "channel_names": {"0": "T2w"}}
+    return {
+        "kind": "crop", "dataset": str(dataset), "target": str(folder / "Dataset002_Phantom"),
+        "dataset_json": {**document, "file_ending": ".nii.gz", "training": ["/x"]}, "cord_values": [1],
+        "pads": dict.fromkeys(PADS, 2.0), "about": {"crop_source": "label"},
+    }  # fmt: skip
+
+
+def test_what_a_box_leaves_out_is_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = run(phantom(tmp_path))
+    said = "4 of 324 voxels are outside: 5.0 mm left"
+    assert answer["lost"] == {"a": said}
+    assert f"warning: a: labels outside of the box: {said}" in capsys.readouterr().err
+    target = tmp_path / "Dataset002_Phantom"
+    assert json.loads((target / "crops.json").read_text())["a"] == {
+        "kind": "box", "whole": [20, 20, 30], "start": [6, 6, 3], "shape": [8, 8, 24], "lost": said,
+    }  # fmt: skip
+    document = json.loads((target / "dataset.json").read_text())
+    assert (document["numTraining"], "training" in document) == (1, False)
+    assert nib.load(target / "labelsTr" / "a.nii.gz").shape == (8, 8, 24)
+
+
+def test_masks_on_another_grid_and_the_detector_say_where_the_cord_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = phantom(tmp_path)
+    fine = np.zeros((40, 40, 60), dtype=np.uint8)  # 0.5 mm, of the same field of view
+    fine[16:24, 16:24, 10:50] = 1
+    affine = np.diag([-0.5, 0.5, 0.5, 1])
+    affine[:3, 3] = 0.25, -0.25, -0.25
+    nib.save(nib.Nifti1Image(fine, affine), tmp_path / "cord.nii.gz")
+    run({**job, "cord_values": None, "cords": {"a": str(tmp_path / "cord.nii.gz")}})
+    start = json.loads((tmp_path / "Dataset002_Phantom" / "crops.json").read_text())["a"]["start"]
+    assert start == [6, 6, 3]
+    with pytest.raises(TrainingError, match="no cord mask"):
+        run({**job, "cord_values": None, "target": str(tmp_path / "Dataset003_None")})
+    assert not list(tmp_path.glob("*Dataset003*"))
+    box = {"xmin": 5, "xmax": 14, "ymin": 0, "ymax": 19, "zmin": 0, "zmax": 29}
+    package = types.ModuleType("sc_crop")
+    package.detect, package.__version__ = (lambda *_, **__: box), "0.12.1"
+    monkeypatch.setitem(sys.modules, "sc_crop", package)
+    run({**job, "detector": True, "about": {"crop_source": "detector"}, "target": str(tmp_path / "Dataset004_Found")})
+    said = json.loads((tmp_path / "Dataset004_Found" / "crop_metadata.json").read_text())
+    assert (said["sc_crop_version"], said["pad_left"], said["crop_source"]) == ("0.12.1", 2.0, "detector")
+    assert nib.load(tmp_path / "Dataset004_Found" / "imagesTr" / "a_0000.nii.gz").shape == (10, 20, 30)
+
+
+def test_margins_of_a_repo_that_contradict_the_run_are_refused(tmp_path: Path) -> None:
+    said = {f"pad_{face}": mm for face, mm in PADS.items()}
+    trained, root = Run(tmp_path / "run", {}), tmp_path
+    assert crop_metadata_of(trained, root, cropped=False) is None
+    write_json(trained.path / "crop_metadata.json", said)
+    packed = crop_metadata_of(trained, root, cropped=False)
+    assert packed is not None
+    assert json.loads(packed) == said
+    write_json(root / "crop_metadata.json", said | {"crop_source": "mask"})
+    assert crop_metadata_of(trained, root, cropped=True) == packed
+    write_json(root / "crop_metadata.json", said | {"pad_left": 10})
+    with pytest.raises(ConflictError, match="other margins than"):
+        crop_metadata_of(trained, root, cropped=True)
+    write_json(trained.path / "crop_metadata.json", said | {"pad_left": "10 mm", "pad_right": True})
+    with pytest.raises(MregError, match="pad_left is '10 mm', not a length in mm; pad_right is True"):
+        crop_metadata_of(trained, None, cropped=False)
 
 
 # ---- boxes

@@ -10,7 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from registry import lesion, training
 from registry.lesion import cords_beside
+from registry.model_toml import find_repo
 from trainers.lesion.index import from_nnunet, read_index
 
 AFFINE = np.array([[-0.5, 0, 0, 8], [0, 0.8, 0, -9], [0, 0, 3.0, -20], [0, 0, 0, 1]])  # RPI, 32 x 24 x 6
@@ -75,8 +77,8 @@ def voxels(path: Path) -> np.ndarray:
 
 def test_masks_and_contours_become_the_same_dataset(mreg, files: Path) -> None:
     """What is written in RPI comes back as it was drawn; masks and contours give the same voxels."""
-    for lesion in ("{}_lesion.nii.gz", "{}.roi"):
-        dataset = imported(mreg, files, rows(lesion))
+    for drawn in ("{}_lesion.nii.gz", "{}.roi"):
+        dataset = imported(mreg, files, rows(drawn))
         document = json.loads((dataset / "dataset.json").read_text())
         assert document["labels"] == {"background": 0, "sc": [1, 2], "lesion": 2}
         assert document["channel_names"] == {"0": "T2w"}
@@ -87,7 +89,7 @@ def test_masks_and_contours_become_the_same_dataset(mreg, files: Path) -> None:
             assert np.array_equal(voxels(dataset / "labelsTr" / f"{case}.nii.gz"), expected)
         assert mreg("data", "verify", dataset).exit_code == 0
         assert {case.contrast for case in from_nnunet(dataset)} == {"T2w"}
-        dataset.rename(files / lesion.replace("{}", ""))
+        dataset.rename(files / drawn.replace("{}", ""))
 
 
 def test_contours_that_come_out_mirrored_are_noticed_and_turned(mreg, files: Path) -> None:
@@ -100,8 +102,8 @@ def test_contours_that_come_out_mirrored_are_noticed_and_turned(mreg, files: Pat
     assert "a.roi: 0% of its area lie in the cord: is the image mirrored? see --jim-flip" in mirrored.stderr
     dataset = imported(mreg, files, rows("{}.roi"), "--jim-flip", "x")
     for name in SPOTS:
-        lesion = voxels(dataset / "labelsTr" / f"sub-P{name}_ses-1_desc-{name}image_T2w.nii.gz") == 2
-        assert np.array_equal(lesion, around(SPOTS[name])[::-1])
+        found = voxels(dataset / "labelsTr" / f"sub-P{name}_ses-1_desc-{name}image_T2w.nii.gz") == 2
+        assert np.array_equal(found, around(SPOTS[name])[::-1])
 
 
 def test_centrelines_and_missing_cords_are_kept_beside_the_labels(mreg, files: Path) -> None:
@@ -123,6 +125,16 @@ def test_centrelines_and_missing_cords_are_kept_beside_the_labels(mreg, files: P
     assert len(json.loads((dataset / "splits_final.json").read_text())) == 2
     assert np.array_equal(voxels(dataset / "labelsTr" / f"{a}.nii.gz"), around(SPOTS["a"])[::-1])
     assert mreg("data", "verify", dataset).exit_code == 0
+    root = files.parent / "model_seg_lesion_t2"
+    root.mkdir()
+    (root / "model.toml").write_text(
+        f'[model]\nname = "{root.name}"\n[data]\ndataset = "../raw/{dataset.name}"\n[train]\nrecipe = "lesion"\n'
+    )
+    repo = find_repo(root)
+    planned = training.plan(repo, {})
+    assert set(lesion.job(repo, planned, gpus=1, max_minutes=None)["cords"]) == {a, b}
+    (dataset / "cords" / f"{a}.csv").write_text("x_mm,y_mm,z_mm\n2,0,-20\n2,0,-5\n")
+    assert training.plan(repo, {}).run != planned.run  # another line is another training
 
 
 def test_a_table_is_made_from_bids_and_from_nnunet_and_comes_back(mreg, test_data: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def _wrong_in(path: Path, row: Mapping[str, Any], said: Mapping[str, str]) -> li
     """Return what is wrong in a row: column and value."""
     problems = [f"unknown column {key!r}" for key in sorted(set(row) - set(COLUMNS))]
     problems += [f"no {key}" for key in REQUIRED if key not in said]
-    for key in set(FILES) & set(said):
+    for key in (key for key in FILES if key in said):
         name, _ = _split_values(said[key])
         if not (path.parent / name).is_file():
             problems.append(f"column {key}: {name}: no such file")
