@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from command import run_mreg
+from fixtures_encoder import NAME as ENCODER
+from fixtures_release import TAG, add_repo, publish
 from test_finetuning import checkpoint
+
+from registry.files import sha256
+from registry.manifest import MANIFEST_NAME
+from registry.manifest import read as read_manifest
+from registry.stores.folder import FolderStore
 
 DATASET = "Dataset501_SpinalCordT2w"
 MODEL = "model_seg_sc_t2"
@@ -56,10 +63,25 @@ def trained(repo: Path, *flags: str) -> tuple[dict, dict, Path]:
 
 
 @pytest.mark.long
-def test_a_frozen_encoder_stays_and_a_network_from_scratch_is_alike_but_for_the_weights(repo, tmp_path) -> None:
-    file = checkpoint(tmp_path, "resenc")
+def test_a_released_encoder_that_is_frozen_stays_and_a_network_from_scratch_is_alike_but_for_the_weights(
+    repo, tiny_encoder, tiny_encoder_package, tmp_path, monkeypatch
+) -> None:
+    store = FolderStore(tmp_path / "registry")
+    store.root.mkdir()
+    add_repo(store, tmp_path / "first-commit", ENCODER)
+    publish(store, TAG, *tiny_encoder_package, name=ENCODER)
+    monkeypatch.setenv("MREG_REGISTRY", store.location)
+    released, file = f"{ENCODER}@{TAG}", tiny_encoder / "fold_all" / "checkpoint_final.pth"
     pretrained = torch.load(file, weights_only=True)["network_weights"]
-    weights, config, run = trained(repo, "--from", str(file), "--set", "fine_tuning=frozen")
+    weights, config, run = trained(repo, "--from", released, "--set", "fine_tuning=frozen")
+    assert config["start"] == {
+        "name": ENCODER, "tag": TAG, "asset": tiny_encoder_package.archive.name,
+        "sha256": sha256(tiny_encoder_package.archive), "checkpoint": config["settings"]["start_from"],
+    }  # fmt: skip
+    packed = run_mreg("package", run, "--tag", TAG, "-o", tmp_path / "packed", "--no-reference", cwd=repo)
+    assert packed.returncode == 0, packed.stderr
+    (entry,) = read_manifest(tmp_path / "packed" / MANIFEST_NAME).models
+    assert entry.start.model_dump() == config["start"]
     report = json.loads((run / "fold_0" / "pretrained.json").read_text())
     assert len(report["used"]) > 20
     assert all(torch.equal(weights[key], pretrained[key]) for key in report["used"])
@@ -68,7 +90,7 @@ def test_a_frozen_encoder_stays_and_a_network_from_scratch_is_alike_but_for_the_
     plan = json.loads((run / "plans.json").read_text())["configurations"]["3d_fullres"]
     assert plan["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8, 8]
     assert plan["patch_size"] == [16, 16, 16]
-    scratch, _, other = trained(repo, "--from", str(file), "--from-scratch")
+    scratch, _, other = trained(repo, "--from", released, "--from-scratch")
     assert other != run
     assert {key: value.shape for key, value in scratch.items()} == {key: v.shape for key, v in weights.items()}
     assert not any(torch.equal(scratch[key], pretrained[key]) for key in report["used"] if key.endswith("conv.weight"))

@@ -75,7 +75,7 @@ class ClassificationSettings(BaseModel):
         {}, description="size of a resenc or primus, for example {features = [32, 64, 128], blocks = [1, 3, 4]}"
     )
     start_from: str | None = Field(
-        None, description="pre-trained encoder to start from: a run of recipe pretrain, or a checkpoint; --from sets it"
+        None, description="pre-trained encoder to start from: release, archive, run or checkpoint; --from sets it"
     )
     fine_tuning: Literal["full", "frozen", "linear"] = Field(
         "full", description="with start_from: all weights learn; frozen: stem and heads alone; linear: the heads alone"

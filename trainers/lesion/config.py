@@ -72,7 +72,7 @@ class LesionSettings(GeometrySettings):
     )
     blocks: tuple[Positive, ...] = Field((1, 3, 4, 6, 6, 6), description="resenc: residual blocks of each stage")
     start_from: str = Field(
-        "", description="run or checkpoint to start from: of this recipe, or a pre-trained ResEnc (mreg train --from)"
+        "", description="release, run or checkpoint of this recipe or of a pre-trained ResEnc; --from sets it"
     )
     norm: Literal["instance", "batch"] = Field("instance", description="unet: normalisation")
     patch: tuple[Positive, ...] = Field(

@@ -59,7 +59,7 @@ class SegmentationSettings(BaseModel):
     )
     initial_lr: Annotated[float, Field(gt=0)] | None = Field(None, description="initial learning rate (nnU-Net: 0.01)")
     start_from: str | None = Field(
-        None, description="pre-trained encoder to start from: a run of recipe pretrain, or a checkpoint; --from sets it"
+        None, description="pre-trained encoder to start from: release, archive, run or checkpoint; --from sets it"
     )
     fine_tuning: Literal["warmup", "sawtooth", "frozen", "default"] = Field(
         "warmup",
