@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry import lesion, margins, output, training, workers
+from registry.case_files import CORDS
 from registry.dataset import alone, require_free_number
 from registry.errors import ConflictError, MregError, NotFoundError
 from registry.files import read_json
@@ -70,6 +71,8 @@ def crop_dataset(
         require_free_number(destination, number)
         document |= {"name": target.name.partition("_")[2], "source": made_from}
         with tempfile.TemporaryDirectory(prefix="mreg-cords-") as work:
+            if not (cord or cord_model or detector):
+                cord = _beside(source, document, cord_label)
             found = _cords(source, document, cord, cord_model, "auto", Path(work), registry)
             _crop(source, target, document, pads_mm, cord_label, found, cord_model, detector=detector)
     return target
@@ -110,10 +113,17 @@ def _cropped(repo: Repo, dataset: Path, settings: dict[str, Any]) -> Path:
         return target
     training.verify_once(dataset, folder)
     model = settings["cord_model"] or None
-    found = _cords(dataset, document, None, model, settings["device"], folder / "cords", None)
+    cord = None if model else _beside(dataset, document, settings["cord_label"])
+    found = _cords(dataset, document, cord, model, settings["device"], folder / "cords", None)
     document |= {"source": {"kind": "cord-crop", "sha256": digest}}
     _crop(dataset, target, document, settings["pads_mm"], settings["cord_label"], found, model, detector=False)
     return target
+
+
+def _beside(dataset: Path, document: dict[str, Any], cord_label: str) -> Path | None:
+    """Return the folder of cords that a dataset without a label for them has."""
+    folder = dataset / CORDS
+    return folder if cord_label not in document["labels"] and folder.is_dir() else None
 
 
 def _cords(
@@ -132,7 +142,7 @@ def _cords(
     if cord is not None:
         if not cord.is_dir():
             raise NotFoundError(f"{cord}: no such folder", hint="name a folder of cord masks CASE.nii.gz")
-        return {name: lesion.cord_file(cord, name, alone=False) for name in names.values()}
+        return {name: _mask_file(cord, name, alone=False) for name in names.values()}
     if cord_model is None:
         return {}
     missing = [image for image in images if not (work / f"{names[image]}.nii.gz").is_file()]
@@ -195,14 +205,16 @@ def call(
     cord: Path | None = None,
     cord_model: str | None = None,
     registry: str | None = None,
-    labels: dict[str, Any] | None = None,
+    dataset: Path | None = None,
 ) -> dict[str, Any]:
     """Run a prediction job in whose images the cord has to be found first.
 
-    `labels` of an evaluation say which values of its references are cord. Else masks are given, or a model finds the
-    cord (the one of the training, if it was a model); else the worker asks SCT's detector.
+    Masks are given, or a model finds the cord (the one of the training, if it was a model), or the `dataset` of an
+    evaluation has a label for it or masks in its folder `cords`; else the worker asks SCT's detector.
     """
-    with _with_cords(job["cases"], found, cord, cord_model, job["device"], registry, labels) as entries:
+    if dataset is not None and not (cord or cord_model or found.cord_model):
+        cord = _beside(dataset, read_json(dataset / "dataset.json"), found.cord_label)
+    with _with_cords(job["cases"], found, cord, cord_model, job["device"], registry, dataset) as entries:
         return workers.call(RECIPE, {**job, "pads": found.pads_mm, "cases": entries})
 
 
@@ -214,23 +226,28 @@ def _with_cords(
     cord_model: str | None,
     device: str,
     registry: str | None,
-    labels: dict[str, Any] | None,
+    dataset: Path | None,
 ) -> Iterator[list[dict[str, Any]]]:
     if cord is not None and cord_model is not None:
         raise MregError("--cord and --cord-model name the cord twice", hint="leave one of them out")
     model = cord_model or found.cord_model
     if cord is not None:
-        files = [lesion.cord_file(cord, entry["name"], alone=len(entries) == 1) for entry in entries]
-        if tables := [file for file in files if file.endswith(".csv")]:
-            raise MregError(f"{tables[0]}: a centreline has no width, and a box needs one", hint="give cord masks")
-        yield [{**entry, "cord": file} for entry, file in zip(entries, files, strict=True)]
+        single = len(entries) == 1
+        yield [{**entry, "cord": _mask_file(cord, entry["name"], alone=single)} for entry in entries]
     elif model:
         with tempfile.TemporaryDirectory(prefix="mreg-cords-") as work:
             lesion.find_cords(model, [Path(entry["images"][0]) for entry in entries], Path(work), device, registry)
             yield [{**entry, "cord": str(Path(work, f"{entry['name']}.nii.gz"))} for entry in entries]
-    elif labels and found.cord_label in labels:
-        value = labels[found.cord_label]
-        values = [int(item) for item in (value if isinstance(value, list) else [value])]
+    elif dataset is not None and found.cord_label:
+        values = cord_values(read_json(dataset / "dataset.json"), found.cord_label, dataset / "dataset.json")
         yield [{**entry, "cord_values": values} for entry in entries]
     else:
         yield entries
+
+
+def _mask_file(cord: Path, case: str, *, alone: bool) -> str:
+    """Return the file of a case's cord mask."""
+    file = lesion.cord_file(cord, case, alone=alone)
+    if file.endswith(".csv"):
+        raise MregError(f"{file}: a centreline has no width, and a box needs one", hint="give cord masks")
+    return file

@@ -181,7 +181,7 @@ def evaluate(
             job["figure"] = str(model.folder / lesion.FIGURE)
         answer = lesion.call(model.folder, lesion.with_labels(model.folder, dataset, job), registry=registry)
     elif (crop := margins.of_model(model.folder)) and not (dataset / margins.FILE).is_file():
-        answer = cropping.call(job, crop, labels=read_json(dataset / "dataset.json")["labels"], registry=registry)
+        answer = cropping.call(job, crop, dataset=dataset, registry=registry)
     else:
         answer = workers.call(RECIPE, job)
     used = {fold for case in cases for fold in case.folds}

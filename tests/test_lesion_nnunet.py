@@ -16,8 +16,10 @@ import sct_reference
 from command import run_mreg
 
 from registry.archive_members import crop_metadata_of
+from registry.cropping import call, crop_dataset
 from registry.errors import ConflictError, MregError
 from registry.files import write_json
+from registry.margins import Margins
 from registry.runs import Run
 from trainers.core.errors import TrainingError
 from trainers.data.cord_box import cord_box, detected_box, widened
@@ -151,11 +153,12 @@ def test_it_is_measured_in_whole_images(repo: Path, environment: dict[str, str])
     assert scores["sc"]["reference_ml"] == pytest.approx(ml, rel=1e-3)
 
 
-def test_wrong_words_are_refused(repo: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_wrong_words_are_refused(mreg, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, dataset = next((repo / "runs").iterdir()), repo / "data" / "raw" / DATASET
     image = dataset / "imagesTr" / f"{CASES[0]}_0000.nii.gz"
     (tmp_path / "line.csv").write_text("x_mm,y_mm,z_mm\n0,0,0\n")
     crop = ("data", "crop", dataset, tmp_path, "--dataset-id", "7")
+    monkeypatch.chdir(repo)
     for arguments, word in (
         (("predict", run, image, "-o", tmp_path, "--cord", tmp_path / "line.csv"), "a centreline has no width"),
         (("predict", run, image, "-o", tmp_path, "--cord", image, "--cord-model", "x@y"), "name the cord twice"),
@@ -167,8 +170,8 @@ def test_wrong_words_are_refused(repo: Path, environment: dict[str, str], tmp_pa
         ((*crop, "--cord", tmp_path, "--detector"), "name the cord twice"),
         (("data", "crop", dataset, dataset.parent, "--dataset-id", "510"), "is the dataset itself"),
     ):
-        done = run_mreg(*arguments, cwd=repo, **environment)
-        assert done.returncode in (1, 2), arguments
+        done = mreg(*arguments)
+        assert done.exit_code in (1, 2), arguments
         assert word in done.stderr
     assert not list(tmp_path.glob("Dataset*"))
 
@@ -231,6 +234,26 @@ def test_masks_on_another_grid_and_the_detector_say_where_the_cord_is(
     said = json.loads((tmp_path / "Dataset004_Found" / "crop_metadata.json").read_text())
     assert (said["sc_crop_version"], said["pad_left"], said["crop_source"]) == ("0.12.1", 2.0, "detector")
     assert nib.load(tmp_path / "Dataset004_Found" / "imagesTr" / "a_0000.nii.gz").shape == (10, 20, 30)
+
+
+def test_cords_that_are_no_label_lie_beside_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job of a crop and that of an evaluation name the same files."""
+    jobs: list[dict[str, Any]] = []
+    monkeypatch.setattr("registry.workers.call", lambda _, job: jobs.append(job) or {"lost": {}})
+    dataset = Path(phantom(tmp_path)["dataset"])
+    document = {"labels": {"background": 0, "lesion": 2}, "channel_names": {"0": "T2w"}, "numTraining": 1}
+    write_json(dataset / "dataset.json", document | {"file_ending": ".nii.gz", "image_orientation": "RPI"})
+    (dataset / "cords").mkdir()
+    (dataset / "cords" / "a.csv").touch()
+    with pytest.raises(MregError, match="a centreline has no width"):
+        crop_dataset(dataset, tmp_path, number=5)
+    (dataset / "cords" / "a.csv").rename(dataset / "cords" / "a.nii.gz")
+    assert crop_dataset(dataset, tmp_path, number=5).name == "Dataset005_Phantom"
+    found = Margins(pads_mm=PADS, source="masks")
+    call({"cases": [{"name": "a", "images": ["a.nii.gz"]}], "device": "cpu"}, found, dataset=dataset)
+    mask = str(dataset / "cords" / "a.nii.gz")
+    assert (jobs[0]["cords"], jobs[0]["about"]) == ({"a": mask}, {"crop_source": "masks"})
+    assert (jobs[1]["cases"][0]["cord"], jobs[1]["pads"]) == (mask, PADS)
 
 
 def test_margins_of_a_repo_that_contradict_the_run_are_refused(tmp_path: Path) -> None:
