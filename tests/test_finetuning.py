@@ -88,6 +88,19 @@ def test_more_channels_repeat_the_stem_and_give_the_same_for_equal_channels(tmp_
     )
 
 
+def test_a_primus_of_more_channels_and_another_patch_reports_both(tmp_path: Path) -> None:
+    found = load(checkpoint(tmp_path, "primus", trainer="mreg_mae_primus"))
+    network = Primus(PrimusConfig(width=24, depth=2, heads=2, patch=(32, 32, 48), channels_in=2, drop_path=0))
+    report = start_from(network, found)
+    assert report.changed == {
+        "down_projection.proj.weight": "repeated for 2 channels",
+        "eva.pos_embed": "resized from (4, 4, 4) to (4, 4, 6) tokens",
+    }
+    image, plain = torch.randn(1, 1, 32, 32, 48), found.weights["down_projection.proj.weight"]
+    expected = torch.nn.functional.conv3d(image, plain, found.weights["down_projection.proj.bias"], 8)
+    torch.testing.assert_close(network.down_projection(image.expand(-1, 2, -1, -1, -1)), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_table_of_places_is_resized_for_another_patch(tmp_path: Path) -> None:
     found = load(checkpoint(tmp_path, "primus", trainer="mreg_mae_primus"))
     network = Primus(PrimusConfig(width=24, depth=2, heads=2, patch=(32, 48, 64), channels_out=2))
