@@ -15,22 +15,29 @@ import pytest
 import sct_reference
 from command import run_mreg
 
+from registry.archive import build
 from registry.archive_members import crop_metadata_of
 from registry.cropping import call, crop_dataset
 from registry.errors import ConflictError, MregError
 from registry.files import write_json
+from registry.inference import evaluate
 from registry.margins import Margins
-from registry.runs import Run
+from registry.model_toml import find_repo
+from registry.runs import Run, latest_run
 from trainers.core.errors import TrainingError
 from trainers.data.cord_box import cord_box, detected_box, widened
 from trainers.data.grid import Grid
 from trainers.data.orientation import Reorientation
 from trainers.segmentation.cropping import Cropping, cropped, run
 
-MODEL, DATASET, TAG = "model_seg_lesion_t2", "Dataset510_Lesions", "r20261121"
+DATASET, TAG = "Dataset510_Lesions", "r20261121"
 CASES = ("sub-errsm11_chunk-2_T2w", "sub-errsm18_chunk-2_T2w", "sub-errsm21_chunk-3_T2w")
 PADS = {"superior": 12.0, "inferior": 5.0, "left": 9.0, "right": 4.0, "anterior": 3.0, "posterior": 7.5}
-TRAIN = """\
+MODEL_TOML = """\
+[model]
+name = "model_seg_lesion_t2"
+
+[data]
 dataset = "data/raw/Dataset510_Lesions"
 
 [train]
@@ -51,22 +58,9 @@ val_iterations = 1
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("lesion")
-
-
-@pytest.fixture(scope="module")
-def environment(root: Path) -> dict[str, str]:
-    (root / "registry").mkdir()
-    return {"MREG_REGISTRY": f"dir:{root / 'registry'}", "MREG_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(scope="module")
-def repo(root: Path, environment: dict[str, str], test_data: Path) -> Path:
+def repo(tmp_path_factory: pytest.TempPathFactory, test_data: Path) -> Path:
     """Return a repo of recipe lesion in which nnU-Net was trained on three real cases."""
-    done = run_mreg("new", MODEL, "--recipe", "lesion", "--dir", root, cwd=root, **environment)
-    assert done.returncode == 0, done.stderr
-    repo, source = root / MODEL, test_data / "nnUNet_raw" / "Dataset510_LesionSCT2w"
+    repo, source = tmp_path_factory.mktemp("lesion") / "repo", test_data / "nnUNet_raw" / "Dataset510_LesionSCT2w"
     dataset = repo / "data" / "raw" / DATASET
     for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
         (dataset / folder).mkdir(parents=True)
@@ -75,11 +69,8 @@ def repo(root: Path, environment: dict[str, str], test_data: Path) -> Path:
     document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(CASES)}
     (dataset / "dataset.json").write_text(json.dumps(document))
     (dataset / "splits_final.json").write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
-    text = (repo / "model.toml").read_text()
-    before, _, rest = text.partition('dataset = ""')
-    _, _, after = rest.partition("\n[release]")
-    (repo / "model.toml").write_text(f"{before}{TRAIN}\n[release]{after}")
-    done = run_mreg("train", "--as", "nnunet", "--json", cwd=repo, **environment)
+    (repo / "model.toml").write_text(MODEL_TOML)
+    done = run_mreg("train", "--as", "nnunet", "--json", cwd=repo, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["trained"] == [0]
     return repo
@@ -106,12 +97,13 @@ def test_the_cropped_dataset_is_a_part_of_the_whole_one(repo: Path) -> None:
     assert said == {f"pad_{face}": mm for face, mm in PADS.items()} | {"crop_source": "label", "cord_label": "sc"}
 
 
-def test_the_released_archive_gives_in_sct_what_it_gives_here(
-    repo: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_archive_gives_in_sct_what_it_gives_here(mreg, repo: Path, tmp_path: Path) -> None:
     """On an image in another orientation than the training's, with six different margins."""
-    done = run_mreg("release", "--tag", TAG, "--publish-with", "direct", cwd=repo, **environment)
-    assert done.returncode == 0, done.stderr
+    working = find_repo(repo)
+    package = build(latest_run(working.runs), working.name, TAG, tmp_path / "dist", repo=working)
+    checked = mreg("check", package.archive)
+    assert checked.exit_code == 0, checked.output
+    assert "crop_metadata" not in checked.output
     dataset = repo / "data" / "raw" / DATASET
     image = nib.load(dataset / "imagesTr" / f"{CASES[1]}_0000.nii.gz")
     label = nib.load(dataset / "labelsTr" / f"{CASES[1]}.nii.gz")
@@ -120,15 +112,12 @@ def test_the_released_archive_gives_in_sct_what_it_gives_here(
     nib.save(image, tmp_path / "scan.nii.gz")
     nib.save(cord, tmp_path / "cord.nii.gz")
     out = tmp_path / "out"
-    arguments = ("predict", f"{MODEL}@{TAG}", tmp_path / "scan.nii.gz", "-o", out, "--precision", "native")
-    done = run_mreg(*arguments, cwd=tmp_path, **environment)
-    assert done.returncode == 1
-    assert "no cord is given, and sc_crop is not installed" in done.stderr
-    done = run_mreg(*arguments, "--cord", tmp_path / "cord.nii.gz", cwd=tmp_path, **environment)
+    arguments = (package.archive, tmp_path / "scan.nii.gz", "--cord", tmp_path / "cord.nii.gz", "-o", out)
+    cache = {"MREG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = run_mreg("predict", *arguments, "--precision", "native", cwd=tmp_path, **cache)
     assert done.returncode == 0, done.stderr
     ours = nib.load(out / "scan.nii.gz")
-    (archive,) = Path(environment["MREG_REGISTRY"].removeprefix("dir:")).rglob("*.zip")
-    model = sct_reference.install(archive, tmp_path / "sct")
+    model = sct_reference.install(package.archive, tmp_path / "sct")
     labels, files = sct_reference.segment(model, image, cord)
     assert list(files) == ["_sc_seg", "_lesion_seg"]
     assert np.array_equal(ours.affine, image.affine)
@@ -142,12 +131,12 @@ def test_the_released_archive_gives_in_sct_what_it_gives_here(
     assert not found[outside].any()
 
 
-def test_it_is_measured_in_whole_images(repo: Path, environment: dict[str, str]) -> None:
-    run = next((repo / "runs").iterdir())
+def test_it_is_measured_in_whole_images(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainers.segmentation import predict
+
+    monkeypatch.setattr("registry.workers.call", lambda _, job: predict.run(job))  # in this process: it is here already
     dataset = repo / "data" / "raw" / DATASET
-    done = run_mreg("evaluate", run, dataset, "--json", cwd=repo, **environment)
-    assert done.returncode == 0, done.stderr
-    scores = json.loads(done.stdout)["cases"][CASES[2]]
+    scores = evaluate(str(latest_run(repo / "runs").path), dataset)["cases"][CASES[2]]
     label = nib.load(dataset / "labelsTr" / f"{CASES[2]}.nii.gz")
     ml = np.count_nonzero(label.dataobj) * np.prod(label.header.get_zooms()) / 1000
     assert scores["sc"]["reference_ml"] == pytest.approx(ml, rel=1e-3)
@@ -325,6 +314,10 @@ def test_scts_own_detector_is_asked_where_it_is_installed(tmp_path: Path, monkey
         detected_box(path, PADS)
     package.detect = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no spinal cord"))
     with pytest.raises(TrainingError, match="finds no cord: no spinal cord"):
+        detected_box(path, PADS)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "sc_crop", None)
+    with pytest.raises(TrainingError, match="no cord is given, and sc_crop is not installed"):
         detected_box(path, PADS)
 
 
