@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from registry import classification, wheels
 from registry.classification_import import import_classification
 from registry.classifier import RECIPE
+from registry.code_closure import closure
 from registry.model_toml import find_repo
 from registry.packaging import package
 from trainers.catalog import RECIPES
@@ -152,6 +153,7 @@ def call(python, *arguments, cwd):
     return done.stdout
 
 
+@pytest.mark.long
 def test_command_library_wheel_and_container_give_identical_numbers(repo, made, python, tmp_path, mreg, monkeypatch):
     image, meta, mask = files(repo, tmp_path)
     _, wheel = made
@@ -236,3 +238,12 @@ def test_an_unpacked_archive_is_an_artifact(made, repo, tmp_path):
         archive.extractall(tmp_path)
     image, _, mask = files(repo, tmp_path)
     assert predict(str(tmp_path), [image], mask) == predict(str(next((repo / "runs").iterdir())), [image], mask)
+
+
+def test_what_an_encoder_needs_travels_with_it():
+    small, _ = closure([wheels.ENTRY])
+    large, foreign = closure([wheels.ENTRY, *wheels.ENCODERS])
+    assert "trainers/nets/i3d.py" in small
+    assert "trainers/nets/primus.py" not in small
+    assert {"trainers/nets/primus.py", "trainers/nets/resenc.py"} <= set(large)
+    assert "dynamic_network_architectures" in foreign
