@@ -11,12 +11,17 @@ from fixtures_encoder import FOLDER, NAME, write_encoder_repo
 from fixtures_release import TAG, add_repo, publish
 
 from registry import checkpoints, starts, workers
+from registry.card import table
 from registry.encoder_network import encoder_shapes
 from registry.errors import IntegrityError, MregError, NotFoundError
 from registry.files import sha256
+from registry.manifest import Start
 from registry.manifest import read as read_manifest
+from registry.model_facts import started_from
 from registry.model_toml import find_repo
+from registry.packaging import package
 from registry.releases import release
+from registry.stores.folder import FolderStore
 from trainers.pretraining.checkpoint import load
 
 SEGMENTATION = "model_seg_sc_t2"
@@ -165,8 +170,6 @@ def test_a_release_is_started_from_without_network_once_it_was_fetched(
     tiny_encoder_package, target, tmp_path, monkeypatch, mreg
 ):
     (tmp_path / "registry").mkdir()
-    from registry.stores.folder import FolderStore
-
     store = FolderStore(tmp_path / "registry")
     add_repo(store, tmp_path / "first-commit", NAME)
     publish(store, TAG, *tiny_encoder_package, name=NAME)
@@ -299,3 +302,25 @@ def test_a_name_without_a_model_is_not_found(target, tmp_path):
     (tmp_path / "registry").mkdir()
     with pytest.raises(NotFoundError):
         starts.find_start(target, {"start_from": "model_pretrain_gone"}, f"dir:{tmp_path / 'registry'}")
+
+
+def test_of_a_release_with_several_encoders_one_has_to_be_fetched_first(tiny_encoder, target, tmp_path):
+    out, store = tmp_path / "out", FolderStore(tmp_path / "registry")
+    store.root.mkdir()
+    for variant in ("first", "second"):
+        made = package(tiny_encoder, tag=TAG, out=out, variant=variant)
+    add_repo(store, tmp_path / "first-commit", NAME)
+    publish(store, TAG, *sorted(out.glob("*.zip")), made.manifest, name=NAME)
+    with pytest.raises(MregError, match="2 archives") as error:
+        starts.find_start(target, {"start_from": f"{NAME}@{TAG}"}, store.location)
+    assert f"mreg fetch {NAME}@{TAG} --asset NAME -o DIR" in error.value.hint
+    found = starts.find_start(target, {"start_from": str(made.archive)})
+    assert (found.name, found.tag, found.asset) == (NAME, TAG, f"{NAME}-second-{TAG}.zip")
+
+
+def test_the_card_of_a_fine_tuned_model_names_its_start():
+    evaluation = {"cases": {}, "folds": [0], "dataset": "D", "split": "test", "half": False, "mean": {}}
+    evaluation["checkpoint"] = "checkpoint_final.pth"
+    start = started_from(Start(name=NAME, tag=TAG, asset=None, sha256="ab" * 32, checkpoint="cd" * 32))
+    assert f"training started from {NAME}@{TAG} (SHA-256 {'ab' * 32})" in table({**evaluation, "start": start})
+    assert "started from" not in table({**evaluation, "start": ""})

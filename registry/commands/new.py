@@ -12,7 +12,7 @@ from registry.commands._options import json_option, registry_option
 
 @click.command("new")
 @click.argument("name")
-@click.option("--recipe", default="", metavar="RECIPE", help="Bundled trainer [default: nnunet].")
+@click.option("--recipe", default="", metavar="RECIPE", help="Trainer [default: nnunet; pretrain if the name says it].")
 @click.option(
     "--dir",
     "parent",
