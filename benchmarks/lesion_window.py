@@ -1,6 +1,6 @@
 """Does the window win? The same net with and without it, ten minutes of processor time each, on a person held out.
 
-    python benchmarks/lesion_window.py OUT [--data ../shared/data] [--seeds 3] [--minutes 10] [--fold 0]
+    python benchmarks/lesion_window.py OUT [--data ../shared/data] [--seeds 3] [--minutes 10] [--fold 0] [--figure FILE]
 
 Both nets have the recipe's default settings and differ in `crop` alone: a window that follows the cord, or the whole
 image. The budget is processor time of the training's steps, on one thread; the two of a seed take turns of one minute,
@@ -9,6 +9,7 @@ falls with the share of the budget that is used. A run that was stopped goes on 
 
 The slabs of the person held out are one scan, so their voxels and lesions are counted together: at a threshold of 0.5,
 and at the threshold that is best for each net on these very slabs. Fails where the window does not win for each seed.
+With --figure, what the first seed's net with the window finds at its best threshold is drawn.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,12 +31,16 @@ from trainers.core.optimisers import OptimiserSettings
 from trainers.core.progress import Progress
 from trainers.lesion.chain import read_lesions
 from trainers.lesion.config import LesionSettings
-from trainers.lesion.evaluate import DEFAULT, THRESHOLDS, lesion_scores
+from trainers.lesion.evaluate import DEFAULT, THRESHOLDS, heading, lesion_scores
 from trainers.lesion.index import from_nnunet
 from trainers.lesion.network import build
+from trainers.lesion.pictures import Shown, draw_predictions
 from trainers.lesion.prepare import CutCases, fill_store, fit
 from trainers.lesion.sliding import predict_volume
 from trainers.lesion.task import LesionTask
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DATASET = Path("nnUNet_raw", "Dataset510_LesionSCT2w")
 ARMS = {"window": "window", "whole image": "none"}
@@ -89,21 +94,34 @@ class Arm:
         state = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
         checkpoints.save_state(self.state, {**state, "steps": self.steps, "used": self.used})
 
+    def found(self, name: str) -> NDArray[np.float32]:
+        """Return the probability (x, y, z) of a lesion in a slab, on the net's grid."""
+        case = self.cut.read(name)
+        image = self.standard.apply(case.image, case.tissue, self.cut.cases[name].contrast)
+        return predict_volume(self.module.eval(), image, self.settings, CPU)
+
     def measure(self) -> dict[str, Any]:
         """Return what the net finds in the person held out, on the images' own grids."""
-        self.module.eval()
         cases = []
         for name in self.split["val"]:
-            case = self.cut.read(name)
-            image = self.standard.apply(case.image, case.tissue, self.cut.cases[name].contrast)
-            probability = case.place.paste(predict_volume(self.module, image, self.settings, CPU))
-            truth = read_lesions(self.cut.cases[name], case.place.native)
-            cases.append((probability, truth, case.place.spacing))
+            place = self.cut.place(name)
+            probability = place.paste(self.found(name))
+            cases.append((probability, read_lesions(self.cut.cases[name], place.native), place.spacing))
         best = max(THRESHOLDS, key=lambda t: (pooled_dice(cases, t), -abs(t - DEFAULT)))
         return {
             "steps": self.steps, "seconds": self.used, "best_threshold": best,
             "half": together(cases, DEFAULT), "best": together(cases, best),
         }  # fmt: skip
+
+    def draw(self, path: Path, threshold: float) -> None:
+        """Draw what the net finds in the person held out."""
+        rows = []
+        for name in self.split["val"]:
+            case, probability = self.cut.read(name), self.found(name)
+            truth = read_lesions(self.cut.cases[name], case.place.native)
+            scores = lesion_scores(case.place.paste(probability) >= threshold, truth, case.place.spacing)
+            rows.append(Shown(heading(scores), case.image, case.lesion, probability >= threshold))
+        draw_predictions(path, rows, self.settings.window)
 
 
 Cases = list[tuple[Any, Any, tuple[float, float, float]]]
@@ -165,6 +183,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--fold", type=int, default=0, help="of splits_final.json: who is held out")
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset, budget = options.data / DATASET, 60 * options.minutes
@@ -182,6 +201,9 @@ def main() -> int:
             rows[f"{name}, seed {seed}"] = arm.measure()
             write_json(results, rows)
             print(name, json.dumps(rows[f"{name}, seed {seed}"]), flush=True)
+    if options.figure:
+        best = rows["window, seed 0"]["best_threshold"]
+        Arm(ARMS["window"], 0, dataset, split, options.out).draw(options.figure, best)
     return int(not report(rows, options.seeds))
 
 
