@@ -132,7 +132,8 @@ def _pinned(modules: Iterable[str]) -> tuple[str, ...]:
         )
     found = {owners[module][0] for module in modules}
     # Builds of one version for several devices (2.13.0+cpu) are told apart by whoever installs it.
-    return tuple(sorted(f"{name}=={metadata.version(name).partition('+')[0]}" for name in found))
+    pins = {re.sub(r"[-_.]+", "-", name).lower(): metadata.version(name).partition("+")[0] for name in found}
+    return tuple(f"{name}=={pins[name]}" for name in sorted(pins))
 
 
 def _build(work: Path) -> Path:
