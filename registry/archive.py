@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry import checkpoints, encoder, encoder_package, package_manifest
 from registry.archive_members import CROP_FILE, collect, crop_metadata_of, read_dataset_json, require_finished
+from registry.classifier import TRAINER as CLASSIFIER
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME, AssetEntry, Member, fold_variant
@@ -113,8 +114,8 @@ def build(
     """
     job = _Job(run=run, layout=layout, keep_optimizer=keep_optimizer, half=half, repo=repo)
     folds = require_finished(run)
-    if not run.config["trainer"].startswith(TRAINER):
-        reference = None  # it says what SCT gives, which loads nnU-Net's models only
+    if not run.config["trainer"].startswith((TRAINER, CLASSIFIER)):
+        reference = None  # it says what SCT gives, which loads nnU-Net's models only, or what a classifier answers
     parts = {fold_variant(variant, fold.name.removeprefix("fold_")): (fold,) for fold in folds}
     wanted = {archive_name(repo_name, tag, word): word for word in (parts if per_fold else (variant,))}
     manifest = out / MANIFEST_NAME

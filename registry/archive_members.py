@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from registry.runs import Run
 
-FIGURES = ("roc.png", "reliability.png", "predictions.png")  # of a classifier, of a lesion model
+FIGURES = ("roc.png", "reliability.png", "confusion.png", "predictions.png")  # of a classifier, of a lesion model
 CROP_FILE = margins.FILE
 
 

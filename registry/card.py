@@ -15,6 +15,9 @@ CARD = "README.md"
 PLACE = "figures"
 FIGURES = {  # of a run → what the card says they are
     "predictions.png": "Slices of measured cases, each plain and with the reference in red and the prediction in green",
+    "roc.png": "ROC curves of each label, with the area under each and its 95 % interval",
+    "confusion.png": "Confusion matrix of each label: rows are true classes, columns predicted ones",
+    "reliability.png": "Share of cases of a class against its predicted probability, for each label",
 }
 START, END = "<!-- mreg:metrics -->", "<!-- /mreg:metrics -->"
 COLUMNS = {  # key of evaluation.json → heading, decimals
@@ -92,7 +95,20 @@ def table(evaluation: dict[str, Any]) -> str:
     lines = ["; ".join(facts) + ".", "", *_grid(evaluation["mean"], columns)]
     if any("lesion_f1" in mean for mean in evaluation["mean"].values()):
         lines += ["", *_grid(evaluation["mean"], LESION_COLUMNS)]
+    if "labels" in evaluation:
+        lines += ["", *_classes(evaluation["labels"])]
     return "\n".join(lines)
+
+
+def _classes(labels: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a row for each class of each label: its AUC with the interval, or why there is none."""
+    lines = ["| label | class | cases | AUC | 95 % interval |", "|---|---|---:|---:|---|"]
+    for label, figures in labels.items():
+        for name, about in figures["classes"].items():
+            interval = " to ".join(_value(edge, 2) for edge in about.get("interval") or ()) or about.get("reason", "")
+            cells = [label, name, str(about["positive"]), _value(about["auc"], 2), interval]
+            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return lines
 
 
 def _grid(means: dict[str, dict[str, float | None]], columns: dict[str, tuple[str, int]]) -> list[str]:

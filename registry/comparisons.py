@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from registry.snapshots import ModelFacts
 
+ERRORS = ("hd95_mm", "volume_difference_percent", "brier", "ece")  # measures that are best at zero
+
 
 def _folder(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
     if _differ(old.trainer_folder, new.trainer_folder):
@@ -171,8 +173,8 @@ def _metrics(old: ModelFacts, new: ModelFacts) -> Iterator[Change]:
 
 
 def _better(measure: str, old: float, new: float) -> bool:
-    """Whether a measure rose, or came nearer to zero where it is a distance or a difference."""
-    return abs(new) < abs(old) if measure in ("hd95_mm", "volume_difference_percent") else new > old
+    """Whether a measure rose, or came nearer to zero where it is a distance, a difference or an error."""
+    return abs(new) < abs(old) if measure in ERRORS else new > old
 
 
 def _cases(model: ModelFacts) -> str:

@@ -39,6 +39,14 @@ class Target:
             raise MregError(f"{self.folder / 'dataset.json'}: has no channel_names or no labels")
         return dict(document)
 
+    @property
+    def classes_json(self) -> dict[str, Any]:
+        """Return a classifier's data contract."""
+        document = read_json(self.folder / "dataset.json")
+        if not isinstance(document.get("channel_names"), dict) or not document.get("classification_labels"):
+            raise MregError(f"{self.folder / 'dataset.json'}: has no channel_names or no classification_labels")
+        return dict(document)
+
     def folds(self, wanted: Sequence[str] = ()) -> list[str]:
         """Return the folds with a final checkpoint, or those that are wanted; like nnU-Net, `all` only where alone."""
         found = sorted(path.parent.name.removeprefix("fold_") for path in self.folder.glob(f"fold_*/{FINAL}"))
@@ -159,8 +167,9 @@ def evaluate(
     repo = _repo_of(model.run) if model.run else None
     if is_classifier(model.folder):
         evaluation = classification.evaluate(
-            model.folder, dataset, split=classification.chosen_split(dataset, split), folds=model.folds(), device=device
-        )
+            model.folder, dataset, split=classification.chosen_split(dataset, split), folds=model.folds(),
+            device=device, draw=model.run is not None,
+        )  # fmt: skip
         return _finish(model, repo, evaluation, out)
     _same_contract(model, dataset)
     if save and not model.run:
@@ -264,4 +273,6 @@ def _keep(run: Run, repo: Repo | None, evaluation: dict[str, Any]) -> None:
         from registry.model_facts import started_from
         from registry.release_facts import start_of
 
-        write_metrics(repo.root, {**evaluation, "start": started_from(start_of(run))}, run.path)
+        of_tests = "labels" in evaluation and evaluation["split"] == "test"
+        shown = {**evaluation, "start": started_from(start_of(run))}
+        write_metrics(repo.root, shown, run.path / classification.FIGURES if of_tests else run.path)

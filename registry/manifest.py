@@ -36,6 +36,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", min_length=64, max_leng
 Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$", max_length=64)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]*$", max_length=255)]
 Grid = Annotated[tuple[Count, ...], Field(min_length=3, max_length=3)]
+Interval = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]
 Spacing = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
 Orientation = Annotated[str, Field(pattern=r"^[RLAPIS]{3}$", min_length=3, max_length=3)]
 
@@ -84,6 +85,15 @@ class Weights(Part):
     optimizer: bool = Field(title="whether a training can be continued from it")
 
 
+class ClassMetrics(Part):
+    """How well a classifier tells one class of a label from the others."""
+
+    auc: float | None = Field(title="area under the ROC curve, null where it is not defined")
+    interval: Interval | None = Field(title="its 95 % interval")
+    positive: Count = Field(title="number of cases of the class")
+    negative: Count = Field(title="number of cases of the other classes")
+
+
 class Metrics(Part):
     """What `mreg evaluate` measured with the weights that are in the archive."""
 
@@ -92,6 +102,7 @@ class Metrics(Part):
     cases: Count = Field(title="number of cases")
     folds: tuple[Count | str, ...] = Field(title="folds that voted")
     mean: dict[str, dict[str, float | None]] = Field(title="mean over the cases: label, measure, value")
+    classes: dict[str, dict[str, ClassMetrics]] = Field({}, title="of a classifier: label, class, figures")
 
 
 class Pretraining(Part):
@@ -151,9 +162,12 @@ class Reference(Part):
     """What the packed model gave for one image, to find out later whether an archive still gives it."""
 
     image: ReferenceImage = Field(title="image that it was made with")
-    sha256: Sha256 = Field(title="SHA-256 of shape and voxels of the label map")
+    sha256: Sha256 = Field(title="SHA-256 of shape and voxels of the label map, or of a classifier's answer")
     voxels: dict[str, Count] = Field(title="number of voxels of each label value but 0")
     map: LabelMap | None = Field(title="label map, null where it would be too large")
+    probabilities: dict[str, dict[str, float]] | None = Field(
+        None, title="of a classifier, instead of a label map: label, class, probability"
+    )
     versions: dict[str, str] = Field(title="versions of the software that made it")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry import orientation
+from registry.classifier import RECIPE as CLASSIFIER
 
 if TYPE_CHECKING:
     from registry.manifest import Metrics, ModelEntry, Start
@@ -16,6 +17,11 @@ MEASURES = {  # in the manifest → column of a table, decimals
     "precision": ("Precision", 3),
     "recall": ("Recall", 3),
     "volume_difference_percent": ("Volume difference (%)", 1),
+    "macro_auc": ("AUC", 3),
+    "accuracy": ("Accuracy", 3),
+    "balanced_accuracy": ("Balanced accuracy", 3),
+    "brier": ("Brier score", 3),
+    "ece": ("Calibration error", 3),
     "lesion_sensitivity": ("Lesion sensitivity", 3),
     "lesion_precision": ("Lesion precision", 3),
     "lesion_f1": ("Lesion F1", 3),
@@ -40,7 +46,7 @@ def facts(model: ModelEntry) -> dict[str, str]:
         size = f"{model.weights.parameters / 1e6:.1f} M, {model.weights.dtype}"
         return {**own, "orientation of the images": turned, "weights": size}
     rows = {
-        "labels": ", ".join(f"{name} = {_values(model.labels[name])}" for name in foreground(model)),
+        "labels": ", ".join(_label(model, name) for name in foreground(model)),
         "channels": ", ".join(model.channels.values()),
         "orientation": orientation.describe(model.orientation or ""),
         "endings of SCT's files": ", ".join(model.sct_suffixes),
@@ -72,11 +78,34 @@ def metrics_table(metrics: Metrics) -> list[list[str]]:
     return [["Label", *(MEASURES[key][0] for key in measured)], *rows]
 
 
+def classes_table(metrics: Metrics) -> list[list[str]]:
+    """Return a head and one row a class of a classifier: AUC, its 95 % interval and cases; [] for other models."""
+    head = ["Label", "Class", "AUC", "95 % interval", "Cases"]
+    rows = [
+        [
+            label, name, _number(about.auc, 3), " to ".join(f"{edge:.3f}" for edge in about.interval or ()) or "-",
+            f"{about.positive} of {about.positive + about.negative}",
+        ]
+        for label, classes in metrics.classes.items()
+        for name, about in classes.items()
+    ]  # fmt: skip
+    return [head, *rows] if rows else []
+
+
 def metrics_origin(metrics: Metrics) -> str:
     """Return what the measures are the mean of."""
     cases = f"{metrics.cases} case{'s' * (metrics.cases != 1)}"
     split = f" ({metrics.split})" if metrics.split else ""
-    return f"mean over {cases} of {metrics.dataset}{split}, with the weights in this release"
+    what = "" if metrics.classes else "mean "
+    return f"{what}over {cases} of {metrics.dataset}{split}, with the weights in this release"
+
+
+def _label(model: ModelEntry, name: str) -> str:
+    """Return a label and its values, or how many classes it has in a classifier."""
+    value = model.labels[name]
+    if model.recipe == CLASSIFIER and not isinstance(value, int):
+        return f"{name} ({len(value)} classes)"
+    return f"{name} = {_values(value)}"
 
 
 def _values(value: int | tuple[int, ...]) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from registry import output, smoke, workers
 from registry.archive import build
-from registry.classifier import is_classifier
 from registry.demo_data import has_template
 from registry.encoder import is_encoder
 from registry.errors import MregError, NotFoundError
@@ -74,11 +73,11 @@ def reference_of(
 ) -> Callable[[Path], Reference | None] | None:
     """Return what runs an archive once it is made; None, with a word on it, where nothing here can run it.
 
-    Only what is run as SCT runs models has a reference: no classifier, no lesion model, no encoder. An archive that the
-    manifest in `out` has, or `known`, which is published, is not run again. An image that the user named is an error
-    where it cannot be used.
+    What is run as SCT runs models has a reference, and so has a classifier; a lesion model and an encoder have none. An
+    archive that the manifest in `out` has, or `known`, which is published, is not run again. An image that the user
+    named is an error where it cannot be used.
     """
-    if is_classifier(run.path) or is_lesion_model(run.path) or is_encoder(run.path):
+    if is_lesion_model(run.path) or is_encoder(run.path):
         return None
     make = None if known and image is None and not workers.installed() else _runner(out, image)
     if known is None:
@@ -116,7 +115,7 @@ def _runner(out: Path, image: Path | None) -> Callable[[Path], Reference] | None
             raise MregError(
                 f"the archive does not run: {error.message}", hint=error.hint or "package without: --no-reference"
             ) from error
-        if not made.voxels:
+        if not made.voxels and made.probabilities is None:
             output.warn("the reference output is empty: name an image that shows what it segments: --reference-image")
         return made
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import IntegrityError
+from registry.files import json_text
 from registry.manifest import LARGEST_MAP, LabelMap, Reference, ReferenceImage
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from registry.volumes import Volume
 
 PACKAGES = ("torch", "nnunetv2", "numpy", "scipy")
+CLASSIFIER_PACKAGES = ("torch", "numpy", "scipy")
+Probabilities = dict[str, dict[str, float]]  # label → class → probability
 DIGIT_BITS = 7  # a run's length is written in base 128; the eighth bit says that more digits follow
 MORE = 1 << DIGIT_BITS
 MOST_DIGITS = 9  # of a run that a 63-bit number can count
@@ -41,8 +44,34 @@ def describe(labels: NDArray[Any], image: ReferenceImage) -> Reference:
         sha256=digest_of(labels),
         voxels=count(labels),
         map=encode(labels),
+        probabilities=None,
         versions={name: metadata.version(name) for name in PACKAGES},
     )
+
+
+def describe_answer(probabilities: Probabilities, image: ReferenceImage) -> Reference:
+    """Return the reference that a classifier's answer makes."""
+    return Reference(
+        image=image,
+        sha256=digest_of_answer(probabilities),
+        voxels={},
+        map=None,
+        probabilities=probabilities,
+        versions={name: metadata.version(name) for name in CLASSIFIER_PACKAGES},
+    )
+
+
+def digest_of_answer(probabilities: Probabilities) -> str:
+    """Return the SHA-256 of a classifier's answer."""
+    return hashlib.sha256(json_text(probabilities).encode()).hexdigest()
+
+
+def difference(probabilities: Probabilities, reference: Reference) -> float:
+    """Return by how much a classifier's answer differs from the reference, at most; 1 where its classes differ."""
+    theirs = reference.probabilities or {}
+    if {label: set(classes) for label, classes in probabilities.items()} != {k: set(v) for k, v in theirs.items()}:
+        return 1.0
+    return max(abs(p - theirs[label][name]) for label, classes in probabilities.items() for name, p in classes.items())
 
 
 def digest_of(labels: NDArray[Any]) -> str:

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from registry import orientation
+from registry.classifier import PLANS as CLASSIFIER_PLANS
 from registry.demo_data import template_files
 from registry.errors import MregError
 from registry.files import read_json
@@ -52,6 +53,23 @@ def trial_image(image: Path | None, folder: Path, model: Path) -> TrialImage:
     return TrialImage(path, image_of(read_volume(path), BUNDLED))
 
 
+def write_region(image: Path, folder: Path) -> Path:
+    """Write a region of interest for an image: the middle half of it along each axis; return the file.
+
+    Where the region lies says nothing of what a model is worth; the same region every time is all that is asked of it.
+    """
+    import nibabel as nib
+    import numpy as np
+
+    volume = read_volume(image)
+    edges: tuple[int, ...] = volume.array.shape
+    mask = np.zeros(edges, np.uint8)
+    mask[tuple(slice(edge // 4, max(edge - edge // 4, edge // 4 + 1)) for edge in edges)] = 1
+    path = folder / "region.nii.gz"
+    nib.save(nib.Nifti1Image(mask, volume.affine), path)
+    return path
+
+
 def bundled(model: Path) -> Volume:
     """Return the piece of the template that suits a model, at 1 mm."""
     import nibabel as nib
@@ -91,6 +109,9 @@ def _configuration(plans: Any, name: Any) -> tuple[list[float], list[float]]:
     """Return patch in voxels and spacing in mm, with what the configuration inherits; nothing where they are broken."""
     found: dict[str, list[float]] = {}
     seen = set()
+    if isinstance(plans, dict) and plans.get("plans_name") == CLASSIFIER_PLANS:  # one size for all of its images
+        size, space = ([*plans[key]] if _numbers(plans.get(key)) else [] for key in ("image_size", "spacing"))
+        return size, space
     configurations = plans.get("configurations") if isinstance(plans, dict) else None
     while isinstance(configurations, dict) and isinstance(name, str) and name not in seen:
         seen.add(name)

@@ -13,7 +13,7 @@ from registry.errors import IntegrityError
 from registry.files import read_json
 from registry.labels import output_suffixes
 from registry.lesion_model import PLANS
-from registry.manifest import Data, Metrics, ModelEntry, Source, Start, Weights
+from registry.manifest import ClassMetrics, Data, Metrics, ModelEntry, Source, Start, Weights
 from registry.model_toml import describe
 
 if TYPE_CHECKING:
@@ -148,9 +148,26 @@ def _metrics(run: Run, *, half: bool) -> Metrics | None:
             cases=len(document["cases"]),
             folds=tuple(document["folds"]),
             mean=document["mean"],
+            classes=class_metrics(document),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"{path}: not what mreg evaluate writes: {error}", hint="evaluate again") from error
+
+
+def class_metrics(evaluation: dict[str, Any]) -> dict[str, dict[str, ClassMetrics]]:
+    """Return what an evaluation says of each class of a classifier; nothing for other models."""
+    return {
+        label: {
+            name: ClassMetrics(
+                auc=about["auc"],
+                interval=tuple(about["interval"]) if about.get("interval") else None,
+                positive=about["positive"],
+                negative=about["negative"],
+            )
+            for name, about in figures["classes"].items()
+        }
+        for label, figures in evaluation.get("labels", {}).items()
+    }
 
 
 def _versions(run: Run) -> dict[str, str]:

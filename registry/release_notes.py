@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from registry import encoder_card, notes
 from registry.manifest import MANIFEST_NAME
-from registry.model_facts import facts, foreground, metrics_origin, metrics_table
+from registry.model_facts import classes_table, facts, foreground, metrics_origin, metrics_table
 from registry.sct_stanza import MERGED
 
 if TYPE_CHECKING:
@@ -69,12 +69,15 @@ def _start_from(manifest: Manifest, about: Pretraining, location: str) -> list[s
 
 def _install(manifest: Manifest, model: ModelEntry, url: str, task: str, location: str) -> str:
     choice = f" --asset {model.asset}" if len(manifest.models) > 1 else ""
-    return _commands(_fetch(manifest, location) + choice, [url], task)
+    # What SCT writes no file for it cannot run: a classifier.
+    return _commands(_fetch(manifest, location) + choice, [url] if model.sct_suffixes else [], task)
 
 
 def _install_parts(manifest: Manifest, urls: list[str], task: str, location: str) -> str:
     """Say how a model whose folds lie in archives of their own is put together; SCT does it for one model."""
     fetch = f"{_fetch(manifest, location)} --unpack"
+    if not manifest.models[0].sct_suffixes:
+        return _commands(fetch, [], task)
     if manifest.name == MERGED:
         return _commands(fetch, urls, task)
     return _commands(fetch, [], task) + "\n\nEach archive has one fold. SCT would take each for a model of its own."
@@ -94,10 +97,10 @@ def _commands(fetch: str, urls: list[str], task: str) -> str:
 def _metrics(metrics: Metrics | None) -> list[str]:
     if metrics is None or not metrics.mean:
         return []
-    head, *rows = metrics_table(metrics)
-    table = _table(head, [[_plain(cell) for cell in row] for row in rows])
+    tables = [found for found in (metrics_table(metrics), classes_table(metrics)) if found]
+    shown = [_table(head, [[_plain(cell) for cell in row] for row in rows]) for head, *rows in tables]
     origin = metrics_origin(metrics)
-    return ["### Measured", table, _plain(origin[0].upper() + origin[1:] + ".")]
+    return ["### Measured", *shown, _plain(origin[0].upper() + origin[1:] + ".")]
 
 
 def _files(assets: Sequence[LocalAsset]) -> str:

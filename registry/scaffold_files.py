@@ -9,11 +9,14 @@ from pathlib import Path
 from string import Template
 
 from registry import __version__, keys, origin, words
+from registry.classifier import RECIPE as CLASSIFIER
 from registry.errors import MregError
 from registry.names import NameResult, require_strict
 from trainers.catalog import RECIPES
 
 TEMPLATES = Path(__file__).parent / "templates"
+IMPORT = "mreg data import PATH/TO/BIDS data/raw --dataset-id N --contrast SUFFIX --label NAME=TAIL"
+IMPORTS = {CLASSIFIER: "mreg data verify data/raw/TASK"}  # by recipe: how its data are made ready
 LICENCES = tuple(sorted(path.stem for path in (TEMPLATES / "licences").glob("*.txt")))
 
 
@@ -53,7 +56,11 @@ def plan(name: str, *, recipe: str, licence: str, authors: tuple[str, ...], url:
 def render(what: Plan) -> dict[str, str]:
     """Return path → text of every file of the first commit."""
     values = _values(what)
-    readme = f"README-{what.recipe}.md"
+    own, readme = f"use-{what.recipe}.md", f"README-{what.recipe}.md"
+    values |= {
+        "use": _fill(own if (TEMPLATES / own).is_file() else "use.md", values).rstrip(),
+        "import": IMPORTS.get(what.recipe, IMPORT),
+    }
     return {
         "README.md": _fill(readme if (TEMPLATES / readme).is_file() else "README.md", values),
         "model.toml": keys.toml_text(_settings(what), what.recipe),

@@ -2,7 +2,8 @@
 
 The archive is unpacked into a temporary folder, its trainer folder is found by SCT's rules, the image is turned to
 image_orientation, and all folds are averaged over half-overlapping patches, without mirroring. This takes place in a
-process of its own, and a trainer_class.py of the archive is not executed.
+process of its own, and a trainer_class.py of the archive is not executed. A classifier, which SCT does not run, gives
+probabilities instead; where it wants a region of interest, that is the middle of the image.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry import encoder_smoke, workers
+from registry.classifier import RECIPE as CLASSIFIER
+from registry.classifier import is_classifier
 from registry.errors import MregError
-from registry.files import sha256
+from registry.files import read_json, sha256
 from registry.findings import Finding
 from registry.manifest import MANIFEST_NAME
 from registry.runs import FINAL
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
 
     from registry.findings import Level
     from registry.manifest import Reference, ReferenceImage
+    from registry.reference import Probabilities
 
 RECIPE = "nnunet"
+CASE = "case"  # what a classifier's image is called
 BEST = "checkpoint_best.pth"
 SAME = 0.95  # part of the labelled voxels; another processor or torch moves a few at the borders
+SAME_PROBABILITY = 0.01  # largest difference of a probability, for the same reason
 KINDS: dict[str, tuple[Level, str]] = {
     "SMOKE001": ("error", "an archive that cannot be run (`--run`)"),
     "SMOKE002": ("error", "an output without any label (`--run`)"),
@@ -55,6 +61,7 @@ class SmokeResult:
     peak_memory_bytes: int  # of the process that predicted
     image: ReferenceImage
     voxels: dict[str, int]  # of each label value but 0
+    probabilities: Probabilities | None  # of a classifier: by label and class
     reference: Reference | None  # of the manifest, whether or not it is of this image
     agreement: float | None = None  # 0 to 1; None where there is nothing to compare with
     sha256_equal: bool | None = None
@@ -62,16 +69,30 @@ class SmokeResult:
     def words(self) -> str:
         """Return the numbers in a sentence."""
         took = f"{self.seconds:.1f} s, {self.peak_memory_bytes / 1e6:.0f} MB"
+        if self.probabilities is not None:
+            return self._answer(f"ran in {took}")
         labelled = ", ".join(f"{number} of label {value}" for value, number in self.voxels.items())
         text = f"ran in {took}; voxels: {labelled or 'none labelled'}"
         if self.agreement is None:
             return text
         return f"{text}; agreement with the reference {self.agreement:.4f}" + (", same bytes" * bool(self.sha256_equal))
 
+    def _answer(self, took: str) -> str:
+        said = []
+        for label, found in (self.probabilities or {}).items():
+            name = max(found, key=found.__getitem__)
+            said.append(f"{label}: {name} {found[name]:.2f}")
+        text = f"{took}; {', '.join(said)}"
+        if self.agreement is None:
+            return text
+        text += f"; largest difference from the reference {1 - self.agreement:.4f}"
+        return text + ", same bytes" * bool(self.sha256_equal)
+
 
 @dataclass(frozen=True)
 class _Output:
-    labels: NDArray[Any]
+    labels: NDArray[Any] | None  # of a segmentation
+    probabilities: Probabilities | None  # of a classifier
     image: ReferenceImage
     seconds: float
     peak_memory_bytes: int
@@ -113,23 +134,43 @@ def run(archive: Path, *, image: Path | None = None, device: str = "cpu") -> Smo
     output = _predict(archive, image, device)
     stored = _stored(archive)
     comparable = stored is not None and stored.image.sha256 == output.image.sha256
+    agreement = equal = None
+    if stored and comparable:
+        agreement = _agreement(output, stored)
+        equal = _described(output).sha256 == stored.sha256
     return SmokeResult(
         seconds=output.seconds,
         peak_memory_bytes=output.peak_memory_bytes,
         image=output.image,
-        voxels=reference.count(output.labels),
+        voxels={} if output.labels is None else reference.count(output.labels),
+        probabilities=output.probabilities,
         reference=stored,
-        agreement=reference.agreement(output.labels, stored) if stored and comparable else None,
-        sha256_equal=reference.digest_of(output.labels) == stored.sha256 if stored and comparable else None,
+        agreement=agreement,
+        sha256_equal=equal,
     )
 
 
 def make_reference(archive: Path, *, image: Path | None = None, allow_code: bool = False) -> Reference:
     """Return what an archive gives for an image, or the bundled one; raise as `run` does."""
+    return _described(_predict(archive, image, "cpu", allow_code=allow_code))
+
+
+def _described(output: _Output) -> Reference:
     from registry import reference
 
-    output = _predict(archive, image, "cpu", allow_code=allow_code)
+    if output.probabilities is not None:
+        return reference.describe_answer(output.probabilities, output.image)
+    if output.labels is None:
+        raise TypeError("a run gives a label map or probabilities")
     return reference.describe(output.labels, output.image)
+
+
+def _agreement(output: _Output, stored: Reference) -> float:
+    from registry import reference
+
+    if output.labels is None:
+        return 1 - reference.difference(output.probabilities or {}, stored)
+    return reference.agreement(output.labels, stored)
 
 
 def kept_reference(archive: Path, manifest: Path, image: Path | None) -> Reference | None:
@@ -153,19 +194,16 @@ def _judge(result: SmokeResult) -> Iterator[Finding]:
     from registry.reference_image import BUNDLED
 
     stored = result.reference
-    if result.agreement is None:
+    if result.probabilities is not None:
+        yield from _judge_answer(result, stored)
+    elif result.agreement is None:
         named = result.image.kind != BUNDLED
         if not result.voxels and named:
             yield _finding("SMOKE002", "no voxel is labelled", "if the image shows what the model segments, it is lost")
         elif not result.voxels:
             hint = "name an image that shows what the model segments: --image"
             yield _finding("SMOKE004", "no voxel of the bundled image is labelled", hint)
-        if stored is None:
-            yield _finding("SMOKE005", f"no reference in {MANIFEST_NAME} beside it", "mreg package makes one")
-        else:
-            wanted = f"{stored.image.kind} with SHA-256 {stored.image.sha256}"
-            hint = "name that file: --image" if stored.image.kind != BUNDLED else "leave --image out"
-            yield _finding("SMOKE005", f"the reference was made with another image ({wanted})", hint)
+        yield _nothing_to_compare(stored)
     elif not result.voxels and stored and stored.voxels:
         yield _finding("SMOKE002", f"no voxel is labelled, the reference has {stored.voxels}", _hint(stored))
     elif result.agreement < SAME:
@@ -173,6 +211,24 @@ def _judge(result: SmokeResult) -> Iterator[Finding]:
         yield _finding("SMOKE003", message, _hint(stored))
     elif not result.voxels:
         yield _finding("SMOKE004", "no voxel is labelled, as in the reference", "mreg package --reference-image FILE")
+
+
+def _judge_answer(result: SmokeResult, stored: Reference | None) -> Iterator[Finding]:
+    if result.agreement is None:
+        yield _nothing_to_compare(stored)
+    elif 1 - result.agreement > SAME_PROBABILITY:
+        message = f"a probability differs by {1 - result.agreement:.4f} from the reference, at most {SAME_PROBABILITY}"
+        yield _finding("SMOKE003", message, _hint(stored))
+
+
+def _nothing_to_compare(stored: Reference | None) -> Finding:
+    from registry.reference_image import BUNDLED
+
+    if stored is None:
+        return _finding("SMOKE005", f"no reference in {MANIFEST_NAME} beside it", "mreg package makes one")
+    wanted = f"{stored.image.kind} with SHA-256 {stored.image.sha256}"
+    hint = "name that file: --image" if stored.image.kind != BUNDLED else "leave --image out"
+    return _finding("SMOKE005", f"the reference was made with another image ({wanted})", hint)
 
 
 def _hint(stored: Reference | None) -> str:
@@ -205,10 +261,17 @@ def _predict(archive: Path, image: Path | None, device: str, *, allow_code: bool
             model = model_folder(unpack_safely(archive, Path(work, "archive")))
             _take_best(model)
             target = Target(folder=model)
-            channels, folds = len(target.dataset_json["channel_names"]), target.folds()
+            classifies = is_classifier(model)
+            contract = target.classes_json if classifies else target.dataset_json
+            channels, folds = len(contract["channel_names"]), target.folds()
             if not (model / "plans.json").is_file():
                 raise MregError(f"{model / 'plans.json'}: no such file")
         chosen = trial_image(image, Path(work), model)
+        if classifies:
+            with _unusable(archive, work):
+                answer = _classify(model, chosen.path, channels, folds, device)
+            found = {label: dict(about["probabilities"]) for label, about in answer["cases"][CASE].items()}
+            return _Output(None, found, chosen.about, time.monotonic() - start, answer["peak_memory_bytes"])
         out = Path(work, "labels.nii.gz")
         case = {"name": chosen.path.name, "images": [str(chosen.path)] * channels, "folds": folds, "output": str(out)}
         job = {"kind": "predict", "model": str(model), "device": device, "mirror": False, "half": False}
@@ -216,7 +279,19 @@ def _predict(archive: Path, image: Path | None, device: str, *, allow_code: bool
         with _unusable(archive, work):
             answer = workers.call(RECIPE, {**job, "allow_code": allow_code, "threads": 1, "cases": [case]})
             labels = read_volume(out).array
-    return _Output(labels, chosen.about, time.monotonic() - start, answer["peak_memory_bytes"])
+    return _Output(labels, None, chosen.about, time.monotonic() - start, answer["peak_memory_bytes"])
+
+
+def _classify(model: Path, image: Path, channels: int, folds: list[str], device: str) -> dict[str, Any]:
+    """Ask a classifier of one image, with a region of interest where it wants one."""
+    from registry.reference_image import write_region
+
+    has_roi = bool(read_json(model / "plans.json").get("roi_classes"))
+    with tempfile.TemporaryDirectory(prefix="mreg-smoke-") as work:
+        mask = str(write_region(image, Path(work))) if has_roi else None
+        case = {"name": CASE, "images": [str(image)] * channels, "mask": mask, "output": None}
+        about = {"kind": "predict", "model": str(model), "device": device, "folds": folds, "threads": 1}
+        return workers.call(CLASSIFIER, {**about, "cases": [case]})
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from registry.errors import MregError, NotFoundError
 from registry.files import read_json, sha256
 from registry.manifest import MANIFEST_NAME, Metrics
 from registry.manifest import read as read_manifest
+from registry.release_facts import class_metrics
 from registry.snapshots import ModelFacts, Snapshot
 from registry.stores import open_store
 from registry.tree import DiskTree, ZipTree
@@ -158,8 +159,15 @@ def _metrics(run: Path) -> Metrics | None:
             cases=len(document["cases"]),
             folds=tuple(document["folds"]),
             mean=document["mean"],
+            classes=class_metrics(document),
         )
-    except (KeyError, TypeError, ValueError, MregError):  # not evaluated; packing tells of what cannot be read
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        MregError,
+    ):  # not evaluated; packing tells of what cannot be read
         return None
 
 

@@ -41,4 +41,4 @@ def train(dataset: Path, cache: Path, folder: Path, ranks: Ranks | None = None, 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with join(CPU) as (place, _):
-        train(*map(Path, sys.argv[1:4]), place)
+        train(*map(Path, sys.argv[1:4]), place, epochs=1)

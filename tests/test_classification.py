@@ -344,20 +344,24 @@ def test_stopped_and_resumed_it_gives_the_same_losses_and_weights(task, tmp_path
 
 @pytest.mark.long
 def test_two_processes_take_the_steps_of_one(task, tmp_path):
-    train(task, tmp_path / "cache", tmp_path / "one")
+    # Of the default profile, with batch norm and augmentation. Not for long: AdamW makes much of the last bits.
+    train(task, tmp_path / "cache", tmp_path / "one", epochs=1)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
     done = subprocess.run(
         [*command, str(task), str(tmp_path / "cache"), str(tmp_path / "two")],
         capture_output=True, text=True, check=False, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    pairs = zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True)
-    assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-3) for a, b in pairs)
+    (one,), (two,) = lines(tmp_path / "one"), lines(tmp_path / "two")
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+    assert one["val_loss"] == pytest.approx(two["val_loss"], rel=1e-5)
     one, two = (
         torch.load(tmp_path / name / "checkpoint_final.pth", weights_only=True)["network_weights"]
         for name in ("one", "two")
     )
-    assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-3) for name in one)
+    means = [name for name in one if name.endswith("running_mean")]
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in means)
 
 
 def test_test_cases_are_judged_by_all_folds_together(trained, task, tmp_path):

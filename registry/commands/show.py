@@ -84,12 +84,15 @@ def _facts(entry: ModelEntry) -> str:
 
 
 def _metrics(entry: ModelEntry) -> list[str]:
-    from registry.model_facts import metrics_origin, metrics_table
+    from registry.model_facts import classes_table, metrics_origin, metrics_table
 
     if entry.metrics is None or not entry.metrics.mean:
         return []
     table = aligned(metrics_table(entry.metrics), numbers=True)
-    return ["\n".join(f"  {line}" for line in [*table, metrics_origin(entry.metrics)])]
+    classes = classes_table(entry.metrics)
+    if classes:
+        table = [*table, "", *aligned(classes)]
+    return ["\n".join(f"  {line}".rstrip() for line in [*table, metrics_origin(entry.metrics)])]
 
 
 def _releases(model: Model) -> str:
