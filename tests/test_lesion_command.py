@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -28,6 +29,21 @@ iterations = 3
 sheets = 1
 device = "cpu"
 checkpoint_minutes = 0
+"""
+
+CORD_TRAIN = """\
+dataset = "data/raw/Dataset501_SpinalCordT2w"
+
+[train]
+configuration = "2d"
+patch_size = [32, 32]
+features = [8, 16, 16]
+epochs = 4
+iterations = 30
+val_iterations = 1
+batch_size = 4
+checkpoint_minutes = 60
+device = "cpu"
 """
 
 
@@ -71,16 +87,25 @@ def repo(root: Path, environment: dict[str, str], test_data: Path) -> Path:
 def test_from_training_to_a_released_model_that_gives_the_same(repo, environment, tmp_path) -> None:
     run = next((repo / "runs").iterdir())
     dataset = repo / "data" / "raw" / DATASET
-    done = run_mreg("evaluate", run, dataset, "--json", cwd=repo, **environment)
+    done = run_mreg("evaluate", run, dataset, "-o", tmp_path / "found.json", cwd=repo, **environment)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[-4:] == ["right", "F1", "false", "ml"]
+    assert [line.split()[0] for line in lines[1:]] == [CASES[2], "mean"]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found == json.loads((run / "evaluation.json").read_text())
+    assert found["threshold"] == json.loads((run / "plans.json").read_text())["folds"]["0"]["threshold"]
+    assert found["summary"]["reference_ml"]["median"] == pytest.approx(0.114)
     assert list(found["cases"]) == [CASES[2]]
     scores = found["cases"][CASES[2]]["lesion"]
     assert scores["reference_lesions"] == 1
     assert scores["reference_ml"] == pytest.approx(0.114)
     for name in ("lesion_sensitivity", "lesion_f1"):
         assert found["mean"]["lesion"][name] == scores[name]
-    assert "| lesion |" in (repo / "README.md").read_text()
+    card = (repo / "README.md").read_text()
+    assert "| label | lesion sensitivity |" in card
+    assert "](figures/predictions.png)" in card
+    assert (repo / "figures" / "predictions.png").is_file()
 
     image, label = dataset / "imagesTr" / f"{CASES[1]}_0000.nii.gz", dataset / "labelsTr" / f"{CASES[1]}.nii.gz"
     arguments = [image, "--cord", label, "-o"]
@@ -88,6 +113,10 @@ def test_from_training_to_a_released_model_that_gives_the_same(repo, environment
     assert done.returncode == 0, done.stderr
     done = run_mreg("release", "--tag", TAG, "--publish-with", "direct", cwd=repo, **environment)
     assert done.returncode == 0, done.stderr
+    assert "Lesion sensitivity" in run_mreg("show", f"{MODEL}@{TAG}", cwd=tmp_path, **environment).stdout
+    archive = next((repo / "dist").rglob("*.zip"))
+    with zipfile.ZipFile(archive) as file:
+        assert "LesionTrainer__LesionPlans__3d/predictions.png" in file.namelist()
     done = run_mreg("predict", f"{MODEL}@{TAG}", *arguments, tmp_path / "released", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     first, second = (nib.load(tmp_path / folder / f"{CASES[1]}.nii.gz") for folder in ("run", "released"))
@@ -118,14 +147,51 @@ def test_what_the_window_needs_is_asked_for(repo, environment, tmp_path) -> None
     assert "--set cord_model=NAME@TAG" in done.stderr
 
 
-def test_another_model_says_where_the_cord_is(repo, environment, trained_repo, tmp_path) -> None:
-    """The tissue model's label maps stand for a cord's; an untrained one may see nothing, which is told."""
-    run, finder = next((repo / "runs").iterdir()), next((trained_repo / "runs").glob("2d-*"))
+@pytest.fixture(scope="module")
+def cord_model(root: Path, environment: dict[str, str], test_data: Path) -> str:
+    """Return the ref of a cord segmentation that was trained for seconds, and released."""
+    name, source = "model_seg_sc_t2", test_data / "nnUNet_raw" / "Dataset501_SpinalCordT2w"
+    done = run_mreg("new", name, "--dir", root, cwd=root, **environment)
+    assert done.returncode == 0, done.stderr
+    repo = root / name
+    dataset = repo / "data" / "raw" / source.name
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (dataset / folder).mkdir(parents=True)
+        for case in CASES:
+            shutil.copy(source / folder / f"{case}{ending}", dataset / folder)
+    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(CASES)}
+    (dataset / "dataset.json").write_text(json.dumps(document))
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
+    text = (repo / "model.toml").read_text()
+    before, _, rest = text.partition('dataset = ""')
+    _, _, after = rest.partition("\n[release]")
+    (repo / "model.toml").write_text(f"{before}{CORD_TRAIN}\n[release]{after}")
+    for command in (("train",), ("release", "--tag", TAG, "--publish-with", "direct")):
+        done = run_mreg(*command, cwd=repo, **environment)
+        assert done.returncode == 0, done.stderr
+    return f"{name}@{TAG}"
+
+
+@pytest.mark.long
+def test_a_released_cord_model_says_where_the_cord_is(repo, environment, cord_model, tmp_path) -> None:
+    """It is fetched, finds the cords of the training, and is asked again by whoever predicts."""
+    by_masks = next((repo / "runs").iterdir())
+    done = run_mreg("train", "--json", "--set", f"cord_model={cord_model}", cwd=repo, **environment)
+    assert done.returncode == 0, done.stderr
+    run = Path(json.loads(done.stdout)["run"])
+    assert run != by_masks
+    sources = {}
+    for path in sorted((repo / "data" / "preprocessed").rglob("cases-*/*.json")):
+        line = json.loads(path.read_text())["centreline"]
+        sources.setdefault(path.stem, []).append(np.asarray(line["points_mm"]))
+    for case, lines in sources.items():  # cut twice, around its mask and around what the model found
+        assert len(lines) == 2, case
+        gaps = np.linalg.norm(lines[0][:, None] - lines[1][None], axis=2).min(axis=1)
+        assert 0 < np.median(gaps) < 4, case
     image = repo / "data" / "raw" / DATASET / "imagesTr" / f"{CASES[1]}_0000.nii.gz"
-    done = run_mreg("predict", run, image, "-o", tmp_path, "--cord-model", finder, cwd=repo, **environment)
-    assert done.returncode == 0 or "the cord mask is empty" in done.stderr
-    if done.returncode == 0:
-        found = nib.load(tmp_path / f"{CASES[1]}.nii.gz")
-        assert found.shape == nib.load(image).shape
-    done = run_mreg("predict", finder, image, "-o", tmp_path, "--cord", image, cwd=repo, **environment)
+    for model, flags, folder in ((run, (), "asked"), (by_masks, ("--cord-model", cord_model), "told")):
+        done = run_mreg("predict", model, image, "-o", tmp_path / folder, *flags, cwd=repo, **environment)
+        assert done.returncode == 0, done.stderr
+        assert nib.load(tmp_path / folder / f"{CASES[1]}.nii.gz").shape == nib.load(image).shape
+    done = run_mreg("predict", cord_model, image, "-o", tmp_path, "--cord", image, cwd=repo, **environment)
     assert "does not look around a cord" in done.stderr
