@@ -101,10 +101,10 @@ class LesionSettings(GeometrySettings):
     seed: Annotated[int, Field(ge=0)] = Field(12345, description="seed of weights, patches and augmentation")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes the best")
     sheets: Annotated[int, Field(ge=0)] = Field(24, description="cases of which a picture of the window is drawn")
-    nnunet: dict[str, JsonValue] = Field({}, description="settings of recipe nnunet for mreg train --as nnunet")
     shown: Annotated[int, Field(ge=0)] = Field(
         6, description="cases in the figure of predictions, which card and archive get; 0 for no figure"
     )
+    nnunet: dict[str, JsonValue] = Field({}, description="settings of recipe nnunet for mreg train --as nnunet")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="threads that read patches ahead")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="numbers to compute in")
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
