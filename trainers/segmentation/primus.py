@@ -1,7 +1,7 @@
 """Primus, a Transformer, as a trainer of nnU-Net: with the trainers' names and weights of nnU-Net's own, without timm.
 
 nnU-Net's `nnUNet_Primus_M_Trainer` and its siblings import timm and torchvision, which not every torch goes with. What
-is trained here carries their names where the size is one of theirs, so that stock nnU-Net and SCT load the result. A
+is trained here carries their names where the size is one of theirs, so that stock nnU-Net loads the result. A
 Primus of another size is `nnUNetTrainer_Primus`, its size in plans.json, which no other program knows.
 """
 
