@@ -17,6 +17,18 @@ from fixtures_stores import github, store, worktree  # noqa: F401 - fixtures
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of pytest-xdist's processes its own processors: threads of two on the same ones wait for one another.
+
+    What a test starts inherits them.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker and hasattr(os, "sched_setaffinity"):
+        processors = sorted(os.sched_getaffinity(0))
+        number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+        os.sched_setaffinity(0, processors[number::count] or processors)
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Return the folder of small real MRI data sets; skip where it is absent."""
