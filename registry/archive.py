@@ -25,6 +25,7 @@ from registry.archive_members import CROP_FILE, collect, crop_metadata_of, read_
 from registry.classifier import TRAINER as CLASSIFIER
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import sha256
+from registry.lesion_model import TRAINER as LESIONS
 from registry.manifest import MANIFEST_NAME, AssetEntry, Member, fold_variant
 from registry.release_facts import Place, describe_model
 from registry.runs import FINAL
@@ -114,8 +115,8 @@ def build(
     """
     job = _Job(run=run, layout=layout, keep_optimizer=keep_optimizer, half=half, repo=repo)
     folds = require_finished(run)
-    if not run.config["trainer"].startswith((TRAINER, CLASSIFIER)):
-        reference = None  # it says what SCT gives, which loads nnU-Net's models only, or what a classifier answers
+    if not run.config["trainer"].startswith((TRAINER, CLASSIFIER, LESIONS)):
+        reference = None  # nothing runs it as it would be run: neither SCT nor a recipe of ours
     parts = {fold_variant(variant, fold.name.removeprefix("fold_")): (fold,) for fold in folds}
     wanted = {archive_name(repo_name, tag, word): word for word in (parts if per_fold else (variant,))}
     manifest = out / MANIFEST_NAME

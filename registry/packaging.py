@@ -12,11 +12,11 @@ from registry.demo_data import has_template
 from registry.encoder import is_encoder
 from registry.errors import MregError, NotFoundError
 from registry.files import sha256
-from registry.lesion_model import is_lesion_model
 from registry.manifest import MANIFEST_NAME
 from registry.model_toml import Repo, find_repo
 from registry.release_plan import require_tag
 from registry.runs import Run, latest_run, read_run
+from registry.smoke_output import UnusableArchiveError
 from registry.volumes import read_volume
 
 if TYPE_CHECKING:
@@ -73,11 +73,10 @@ def reference_of(
 ) -> Callable[[Path], Reference | None] | None:
     """Return what runs an archive once it is made; None, with a word on it, where nothing here can run it.
 
-    What is run as SCT runs models has a reference, and so has a classifier; a lesion model and an encoder have none. An
-    archive that the manifest in `out` has, or `known`, which is published, is not run again. An image that the user
-    named is an error where it cannot be used.
+    Every model has a reference but an encoder, which has no output. An archive that the manifest in `out` has, or
+    `known`, which is published, is not run again. An image that the user named is an error where it cannot be used.
     """
-    if is_lesion_model(run.path) or is_encoder(run.path):
+    if is_encoder(run.path):
         return None
     make = None if known and image is None and not workers.installed() else _runner(out, image)
     if known is None:
@@ -111,7 +110,7 @@ def _runner(out: Path, image: Path | None) -> Callable[[Path], Reference] | None
             with output.stage("reference output"):
                 # The code of a run has run in its training, on this user's word.
                 made = smoke.make_reference(archive, image=image, allow_code=True)
-        except smoke.UnusableArchiveError as error:
+        except UnusableArchiveError as error:
             raise MregError(
                 f"the archive does not run: {error.message}", hint=error.hint or "package without: --no-reference"
             ) from error

@@ -1,42 +1,25 @@
-"""Runs an archive as SCT does, on one image, and compares the output with what the manifest says it should be.
-
-The archive is unpacked into a temporary folder, its trainer folder is found by SCT's rules, the image is turned to
-image_orientation, and all folds are averaged over half-overlapping patches, without mirroring. This takes place in a
-process of its own, and a trainer_class.py of the archive is not executed. A classifier, which SCT does not run, gives
-probabilities instead; where it wants a region of interest, that is the middle of the image.
-"""
+"""Runs an archive on one image and compares the output with what the manifest says it should be."""
 
 from __future__ import annotations
 
 import tempfile
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from registry import encoder_smoke, workers
-from registry.classifier import RECIPE as CLASSIFIER
-from registry.classifier import is_classifier
-from registry.errors import MregError
-from registry.files import read_json, sha256
+from registry.files import sha256
 from registry.findings import Finding
 from registry.manifest import MANIFEST_NAME
-from registry.runs import FINAL
-from registry.unpack import model_folder, unpack_safely
+from registry.smoke_output import Output, UnusableArchiveError, predict, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from numpy.typing import NDArray
+    from pathlib import Path
 
     from registry.findings import Level
     from registry.manifest import Reference, ReferenceImage
     from registry.reference import Probabilities
 
-RECIPE = "nnunet"
-CASE = "case"  # what a classifier's image is called
-BEST = "checkpoint_best.pth"
 SAME = 0.95  # part of the labelled voxels; another processor or torch moves a few at the borders
 SAME_PROBABILITY = 0.01  # largest difference of a probability, for the same reason
 KINDS: dict[str, tuple[Level, str]] = {
@@ -47,10 +30,6 @@ KINDS: dict[str, tuple[Level, str]] = {
     "SMOKE005": ("note", "an output that could be compared with no reference (`--run`)"),
     "SMOKE006": ("note", "what the run took, and how like the reference it is (`--run`)"),
 }
-
-
-class UnusableArchiveError(MregError):
-    """The archive cannot be run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +68,6 @@ class SmokeResult:
         return text + ", same bytes" * bool(self.sha256_equal)
 
 
-@dataclass(frozen=True)
-class _Output:
-    labels: NDArray[Any] | None  # of a segmentation
-    probabilities: Probabilities | None  # of a classifier
-    image: ReferenceImage
-    seconds: float
-    peak_memory_bytes: int
-
-
 def findings(archive: Path, *, image: Path | None = None, device: str = "cpu") -> Iterator[Finding]:
     """Yield what running an archive tells; raise `MregError` where there is no torch or no image to run it on."""
     workers.require_installed()
@@ -116,7 +86,7 @@ def findings(archive: Path, *, image: Path | None = None, device: str = "cpu") -
 def _load(archive: Path) -> Iterator[Finding]:
     """Yield what loading a pre-trained encoder tells: it has no output."""
     try:
-        with tempfile.TemporaryDirectory(prefix="mreg-smoke-") as work, _unusable(archive, work):
+        with tempfile.TemporaryDirectory(prefix="mreg-smoke-") as work, unusable(archive, work):
             words = encoder_smoke.run(archive)
     except UnusableArchiveError as error:
         yield _finding("SMOKE001", error.message, error.hint)
@@ -131,7 +101,7 @@ def run(archive: Path, *, image: Path | None = None, device: str = "cpu") -> Smo
     """
     from registry import reference
 
-    output = _predict(archive, image, device)
+    output = predict(archive, image, device)
     stored = _stored(archive)
     comparable = stored is not None and stored.image.sha256 == output.image.sha256
     agreement = equal = None
@@ -152,10 +122,10 @@ def run(archive: Path, *, image: Path | None = None, device: str = "cpu") -> Smo
 
 def make_reference(archive: Path, *, image: Path | None = None, allow_code: bool = False) -> Reference:
     """Return what an archive gives for an image, or the bundled one; raise as `run` does."""
-    return _described(_predict(archive, image, "cpu", allow_code=allow_code))
+    return _described(predict(archive, image, "cpu", allow_code=allow_code))
 
 
-def _described(output: _Output) -> Reference:
+def _described(output: Output) -> Reference:
     from registry import reference
 
     if output.probabilities is not None:
@@ -165,7 +135,7 @@ def _described(output: _Output) -> Reference:
     return reference.describe(output.labels, output.image)
 
 
-def _agreement(output: _Output, stored: Reference) -> float:
+def _agreement(output: Output, stored: Reference) -> float:
     from registry import reference
 
     if output.labels is None:
@@ -247,66 +217,3 @@ def _stored(archive: Path) -> Reference | None:
     path = archive.parent / MANIFEST_NAME
     entry = read(path).model(archive.name) if path.is_file() else None
     return entry.reference if entry else None
-
-
-def _predict(archive: Path, image: Path | None, device: str, *, allow_code: bool = False) -> _Output:
-    """Unpack an archive and predict one image with all of its folds."""
-    from registry.inference import Target
-    from registry.reference_image import trial_image
-    from registry.volumes import read_volume
-
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mreg-smoke-") as work:
-        with _unusable(archive, work):
-            model = model_folder(unpack_safely(archive, Path(work, "archive")))
-            _take_best(model)
-            target = Target(folder=model)
-            classifies = is_classifier(model)
-            contract = target.classes_json if classifies else target.dataset_json
-            channels, folds = len(contract["channel_names"]), target.folds()
-            if not (model / "plans.json").is_file():
-                raise MregError(f"{model / 'plans.json'}: no such file")
-        chosen = trial_image(image, Path(work), model)
-        if classifies:
-            with _unusable(archive, work):
-                answer = _classify(model, chosen.path, channels, folds, device)
-            found = {label: dict(about["probabilities"]) for label, about in answer["cases"][CASE].items()}
-            return _Output(None, found, chosen.about, time.monotonic() - start, answer["peak_memory_bytes"])
-        out = Path(work, "labels.nii.gz")
-        case = {"name": chosen.path.name, "images": [str(chosen.path)] * channels, "folds": folds, "output": str(out)}
-        job = {"kind": "predict", "model": str(model), "device": device, "mirror": False, "half": False}
-        # One thread: a sum over several depends on the number of cores, and so would the reference.
-        with _unusable(archive, work):
-            answer = workers.call(RECIPE, {**job, "allow_code": allow_code, "threads": 1, "cases": [case]})
-            labels = read_volume(out).array
-    return _Output(labels, None, chosen.about, time.monotonic() - start, answer["peak_memory_bytes"])
-
-
-def _classify(model: Path, image: Path, channels: int, folds: list[str], device: str) -> dict[str, Any]:
-    """Ask a classifier of one image, with a region of interest where it wants one."""
-    from registry.reference_image import write_region
-
-    has_roi = bool(read_json(model / "plans.json").get("roi_classes"))
-    with tempfile.TemporaryDirectory(prefix="mreg-smoke-") as work:
-        mask = str(write_region(image, Path(work))) if has_roi else None
-        case = {"name": CASE, "images": [str(image)] * channels, "mask": mask, "output": None}
-        about = {"kind": "predict", "model": str(model), "device": device, "folds": folds, "threads": 1}
-        return workers.call(CLASSIFIER, {**about, "cases": [case]})
-
-
-@contextmanager
-def _unusable(archive: Path, work: str) -> Iterator[None]:
-    """Say of the archive, and not of the temporary folder, what is wrong with it."""
-    try:
-        yield
-    except MregError as error:
-        message = error.message.removeprefix(f"{archive}: ").replace(f"{work}/archive/", "").replace(f"{work}/", "")
-        raise UnusableArchiveError(message, hint=error.hint) from error
-
-
-def _take_best(model: Path) -> None:
-    """Take the best checkpoints where there are no final ones, as SCT does; the folder is ours."""
-    best = list(model.glob(f"fold_*/{BEST}"))
-    if best and not any(model.glob(f"fold_*/{FINAL}")):
-        for path in best:
-            path.rename(path.with_name(FINAL))

@@ -117,6 +117,12 @@ def test_from_training_to_a_released_model_that_gives_the_same(repo, environment
     archive = next((repo / "dist").rglob("*.zip"))
     with zipfile.ZipFile(archive) as file:
         assert "LesionTrainer__LesionPlans__3d/predictions.png" in file.namelist()
+    reference = json.loads((archive.parent / "mreg-release.json").read_text())["models"][0]["reference"]
+    assert reference["image"]["kind"] == "mni152"
+    done = run_mreg("check", archive, "--run", "--json", cwd=repo, **environment)
+    found = {finding["code"]: finding["message"] for finding in json.loads(done.stdout)["findings"]}
+    assert "agreement with the reference 1.0000, same bytes" in found["SMOKE006"]
+    assert not found.keys() & {"SMOKE001", "SMOKE002", "SMOKE003", "SMOKE005"}
     done = run_mreg("predict", f"{MODEL}@{TAG}", *arguments, tmp_path / "released", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     first, second = (nib.load(tmp_path / folder / f"{CASES[1]}.nii.gz") for folder in ("run", "released"))

@@ -498,10 +498,12 @@ def test_what_the_release_packs_has_a_reference_output_and_a_published_one_stays
     assert read_manifest(registry, newest).models[0].reference is None
 
 
-@pytest.mark.parametrize("plans", ["ClassificationPlans", "LesionPlans"])
-def test_what_is_not_run_as_sct_runs_models_has_no_reference(tmp_path, with_torch, plans):
+@pytest.mark.parametrize(
+    ("plans", "runs"), [("ClassificationPlans", True), ("LesionPlans", True), ("nnsslPlans", False)]
+)
+def test_every_model_has_a_reference_but_an_encoder(tmp_path, with_torch, plans, runs):
     (tmp_path / "plans.json").write_text(json.dumps({"plans_name": plans}))
-    assert packaging.reference_of(Run(tmp_path, {}), tmp_path) is None
+    assert (packaging.reference_of(Run(tmp_path, {}), tmp_path) is not None) == runs
 
 
 def test_a_release_is_compared_with_the_one_before(registry, repo_with_run):

@@ -32,14 +32,14 @@ LABEL = "lesion"
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a prediction job; return the `files` that were written, and with references `cases` and `mean`.
 
-    Job keys: model (folder), device, mirror, half, optionally figure (a PNG to draw of cases with a reference), and
-    cases: a list of name, images, folds and optionally cord (a mask or centreline), output, reference, and
-    lesion_values and cord_values, the labels that count in the reference, which is the cord's mask too where none is
-    given. With references the answer has a `summary` over the cases and the `threshold`, the folds' mean, too.
+    Job keys: model (folder), device, mirror, half, optionally threads, figure (a PNG to draw of cases with a
+    reference), and cases: a list of name, images, folds and optionally cord (a mask or centreline), output, reference,
+    and lesion_values and cord_values, the labels that count in the reference, which is the cord's mask too where none
+    is given. With references the answer has a `summary` over the cases and the `threshold`, the folds' mean, too.
     """
     device = choose_device(job["device"])
-    if device.type != "cpu":
-        torch.set_num_threads(1)  # a CPU keeps torch's own number, which follows OMP_NUM_THREADS
+    if device.type != "cpu" or job.get("threads"):  # else a CPU keeps torch's own number, which follows OMP_NUM_THREADS
+        torch.set_num_threads(job.get("threads") or 1)
     progress, folder = Progress(), Path(job["model"])
     folds = sorted({str(fold) for entry in job["cases"] for fold in entry["folds"]})
     nets = {fold: load(folder, fold, device, half=job["half"]) for fold in folds}
