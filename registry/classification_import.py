@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from registry import orientation, output
 from registry.case_files import write_case
 from registry.classification_sources import CASE, IMAGE, MASK, SUBJECT, WHO, find
 from registry.collection import ENDING
-from registry.dataset import alone, commit_of, digest_of, listed, require_files, require_free_number
+from registry.dataset import alone, commit_of, digest_of, listed, making, require_files, require_free_number
 from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import json_text, read_json, write_json
 from registry.tables import UNKNOWN
@@ -159,21 +158,14 @@ def _entry(case: Classified, labels: Mapping[str, Sequence[str]], part: str) -> 
 
 
 def _write(found: Found, target: Path, document: dict[str, Any], threshold: float) -> None:
-    """Write the dataset under a temporary name, and rename it when it is whole."""
-    for left in target.parent.glob(f".{target.name.partition('_')[0]}_*.part"):
-        shutil.rmtree(left, ignore_errors=True)  # by an import of this number that was killed
-    partial = target.with_name(f".{target.name}.part")
-    try:
+    """Write the dataset, whole or not at all."""
+    with making(target) as folder:
         for part in ("Tr", "Ts") if document["numTest"] else ("Tr",):
-            (partial / f"images{part}").mkdir(parents=True)
+            (folder / f"images{part}").mkdir(parents=True)
             if found.regions:
-                (partial / f"labels{part}").mkdir()
-        _write_cases(found, partial, document["image_orientation"], threshold)
-        write_json(partial / "dataset.json", document)
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+                (folder / f"labels{part}").mkdir()
+        _write_cases(found, folder, document["image_orientation"], threshold)
+        write_json(folder / "dataset.json", document)
 
 
 def _write_cases(found: Found, folder: Path, code: str, threshold: float) -> None:

@@ -136,20 +136,27 @@ def _describe(collection: Collection, name: str, code: str) -> dict[str, Any]:
 
 
 def _write(collection: Collection, target: Path, document: dict[str, Any], threshold: float, folds: Folds) -> None:
-    """Write the dataset under a temporary name, and rename it when it is whole."""
+    """Write the dataset, whole or not at all."""
+    with making(target) as folder:
+        for part in ("Tr", "Ts") if document["numTest"] else ("Tr",):
+            (folder / f"images{part}").mkdir(parents=True)
+            (folder / f"labels{part}").mkdir()
+        if any(source.cord for source in collection.sources):
+            (folder / CORDS).mkdir()
+        _write_cases(collection, folder, document, threshold)
+        cases = [source.case for source in collection.sources if not source.test]
+        write_json(folder / "splits_final.json", list(collection.splits) or subject_splits(cases, folds))
+        write_json(folder / "dataset.json", document)
+
+
+@contextlib.contextmanager
+def making(target: Path) -> Iterator[Path]:
+    """Give a folder beside the dataset's place, which takes that name when it is whole; else it is removed."""
     for left in target.parent.glob(f".{target.name.partition('_')[0]}_*.part"):
         shutil.rmtree(left, ignore_errors=True)  # by an import of this number that was killed
     partial = target.with_name(f".{target.name}.part")
     try:
-        for part in ("Tr", "Ts") if document["numTest"] else ("Tr",):
-            (partial / f"images{part}").mkdir(parents=True)
-            (partial / f"labels{part}").mkdir()
-        if any(source.cord for source in collection.sources):
-            (partial / CORDS).mkdir()
-        _write_cases(collection, partial, document, threshold)
-        cases = [source.case for source in collection.sources if not source.test]
-        write_json(partial / "splits_final.json", list(collection.splits) or subject_splits(cases, folds))
-        write_json(partial / "dataset.json", document)
+        yield partial
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,25 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 2, "validate_every": 3, "shift": 3, "rotation": 15, "elastic": 0.5, "device": "cpu",
     "precision": "fp32", "checkpoint_minutes": 0, "hold_mm": 2, "sheets": 2,
 }  # fmt: skip
+
+
+def take_cases(source: Path, dataset: Path, cases: Sequence[str]) -> None:
+    """Copy cases of a real nnU-Net dataset; the last one is held out."""
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (dataset / folder).mkdir(parents=True)
+        for case in cases:
+            shutil.copy(source / folder / f"{case}{ending}", dataset / folder)
+    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(cases)}
+    (dataset / "dataset.json").write_text(json.dumps(document))
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": cases[:-1], "val": cases[-1:]}]))
+
+
+def write_training(repo: Path, text: str) -> None:
+    """Put tables into the model.toml of a new repo, in place of its dataset and what follows up to the release."""
+    path = repo / "model.toml"
+    before, _, rest = path.read_text().partition('dataset = ""')
+    _, _, after = rest.partition("\n[release]")
+    path.write_text(f"{before}{text}\n[release]{after}")
 
 
 def phantom(seed: int, *, lesion: bool = True) -> dict[str, np.ndarray]:

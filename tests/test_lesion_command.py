@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from command import run_mreg
+from lesion_data import take_cases, write_training
 
 MODEL, DATASET, TAG = "model_seg_lesion_t2", "Dataset510_Lesions", "r20261121"
 CASES = ("sub-errsm11_chunk-2_T2w", "sub-errsm18_chunk-2_T2w", "sub-errsm21_chunk-3_T2w")
@@ -65,17 +65,8 @@ def repo(root: Path, environment: dict[str, str], test_data: Path) -> Path:
     assert done.returncode == 0, done.stderr
     repo, source = root / MODEL, test_data / "nnUNet_raw" / "Dataset510_LesionSCT2w"
     dataset = repo / "data" / "raw" / DATASET
-    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
-        (dataset / folder).mkdir(parents=True)
-        for case in CASES:
-            shutil.copy(source / folder / f"{case}{ending}", dataset / folder)
-    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(CASES)}
-    (dataset / "dataset.json").write_text(json.dumps(document))
-    (dataset / "splits_final.json").write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
-    text = (repo / "model.toml").read_text()
-    before, _, rest = text.partition('dataset = ""')
-    _, _, after = rest.partition("\n[release]")
-    (repo / "model.toml").write_text(f"{before}{TRAIN}\n[release]{after}")
+    take_cases(source, dataset, CASES)
+    write_training(repo, TRAIN)
     done = run_mreg("train", "--json", cwd=repo, **environment)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -161,17 +152,8 @@ def cord_model(root: Path, environment: dict[str, str], test_data: Path) -> str:
     assert done.returncode == 0, done.stderr
     repo = root / name
     dataset = repo / "data" / "raw" / source.name
-    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
-        (dataset / folder).mkdir(parents=True)
-        for case in CASES:
-            shutil.copy(source / folder / f"{case}{ending}", dataset / folder)
-    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(CASES)}
-    (dataset / "dataset.json").write_text(json.dumps(document))
-    (dataset / "splits_final.json").write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
-    text = (repo / "model.toml").read_text()
-    before, _, rest = text.partition('dataset = ""')
-    _, _, after = rest.partition("\n[release]")
-    (repo / "model.toml").write_text(f"{before}{CORD_TRAIN}\n[release]{after}")
+    take_cases(source, dataset, CASES)
+    write_training(repo, CORD_TRAIN)
     for command in (("train",), ("release", "--tag", TAG, "--publish-with", "direct")):
         done = run_mreg(*command, cwd=repo, **environment)
         assert done.returncode == 0, done.stderr

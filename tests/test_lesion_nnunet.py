@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import types
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import sct_reference
 from command import run_mreg
+from lesion_data import take_cases
 
 from registry.archive import build
 from registry.archive_members import crop_metadata_of
@@ -62,13 +62,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory, test_data: Path) -> Path:
     """Return a repo of recipe lesion in which nnU-Net was trained on three real cases."""
     repo, source = tmp_path_factory.mktemp("lesion") / "repo", test_data / "nnUNet_raw" / "Dataset510_LesionSCT2w"
     dataset = repo / "data" / "raw" / DATASET
-    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
-        (dataset / folder).mkdir(parents=True)
-        for case in CASES:
-            shutil.copy(source / folder / f"{case}{ending}", dataset / folder)
-    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(CASES)}
-    (dataset / "dataset.json").write_text(json.dumps(document))
-    (dataset / "splits_final.json").write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
+    take_cases(source, dataset, CASES)
     (repo / "model.toml").write_text(MODEL_TOML)
     done = run_mreg("train", "--as", "nnunet", "--json", cwd=repo, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
