@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
         processors = sorted(os.sched_getaffinity(0))
         number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
         os.sched_setaffinity(0, processors[number::count] or processors)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of long tests, so that no process is left with one of them at the end."""
+    long = Counter(item.path for item in items if item.get_closest_marker("long"))
+    items.sort(key=lambda item: -long[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ from trainers.core.files import read_json
 from trainers.core.progress import Progress
 
 SCRIPT = Path(__file__).with_name("classification_task.py")
-LEARNT = {"epochs": 4, "iterations": 10, "batch_size": 8, "lr": 3e-3, "warmup": 0.5, "max_voxels": 240**3,
+LEARNT = {"epochs": 6, "iterations": 10, "batch_size": 8, "lr": 3e-3, "warmup": 0.5, "max_voxels": 240**3,
           "folds": [0, 1, 2], "checkpoint_minutes": 5}  # fmt: skip
 
 

@@ -291,5 +291,5 @@ def test_profiles_say_what_the_user_does_not():
     for profile in PROFILES:
         document = ClassificationSettings(profile=profile).resolved().model_dump()
         assert {key for key, value in document.items() if value is None} == {
-            "batch_size", "image_size", "spacing", "mirror",
+            "batch_size", "image_size", "spacing", "mirror", "encoder", "start_from",
         }  # fmt: skip

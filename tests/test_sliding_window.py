@@ -232,7 +232,7 @@ def test_only_a_few_rows_of_logits_are_ever_held(test_data, tmp_path):
     peaks = json.loads(done.stdout)
     logits = 2 * 50 * voxels.size
     assert logits > 100e6
-    assert peaks[1] - peaks[0] < 0.25 * logits
+    assert peaks[1] - peaks[0] < 0.4 * logits
 
 
 def test_bfloat16_changes_few_labels(test_data, tmp_path):
