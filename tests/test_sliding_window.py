@@ -217,10 +217,10 @@ print(json.dumps([run(job)["peak_memory_bytes"] for job in json.loads(sys.argv[1
 
 
 def test_only_a_few_rows_of_logits_are_ever_held(test_data, tmp_path):
-    """Fifty classes in a long volume: all logits would take 110 MB in 16 bits, and as much again resampled."""
+    """Fifty classes in a long volume: all logits would take 220 MB in 16 bits, and as much again resampled."""
     names = {"background": 0, **{f"part{number}": number for number in range(1, 50)}}
     folder = write_model(tmp_path / "model", labels=names)
-    voxels = np.tile(np.asarray(nib.load(test_data / T2).dataobj), (1, 1, 6))[:48, :56]
+    voxels = np.tile(np.asarray(nib.load(test_data / T2).dataobj), (1, 1, 12))[:48, :56]
     nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, 1.0, 0.9, 1.0])), tmp_path / "whole.nii.gz")
     jobs = []
     for part, end in (("short", 60), ("long", None)):
@@ -231,8 +231,8 @@ def test_only_a_few_rows_of_logits_are_ever_held(test_data, tmp_path):
     done = subprocess.run(call, capture_output=True, check=True, cwd=Path(__file__).parents[1])
     peaks = json.loads(done.stdout)
     logits = 2 * 50 * voxels.size
-    assert logits > 100e6
-    assert peaks[1] - peaks[0] < 0.4 * logits
+    assert logits > 200e6
+    assert peaks[1] - peaks[0] < 0.2 * logits
 
 
 def test_bfloat16_changes_few_labels(test_data, tmp_path):
