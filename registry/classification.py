@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import output, pretraining, training, workers
+from registry import output, training, workers
 from registry.cases import group_images
 from registry.classification_dataset import is_classification
 from registry.classifier import CONFIGURATION, PLANS, RECIPE, TRAINER
@@ -38,7 +38,6 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     settings = training.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
     document = _read_document(dataset)
-    pretrained = pretraining.start_from(repo, settings)
     with output.stage("hash the dataset"):
         files = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
     # The classes of the cases are part of the data, and stand in dataset.json's list.
@@ -48,7 +47,7 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     name = training.short_digest(json.dumps(counts, sort_keys=True), digest, _splits_text(dataset))
     return training.Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=_contract(document), digest=digest,
-        trainer_file=None, run=repo.runs / f"{RECIPE}-{name}", pretrained=pretrained,
+        trainer_file=None, run=repo.runs / f"{RECIPE}-{name}",
     )  # fmt: skip
 
 
@@ -68,7 +67,7 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, v
         "cache": str(repo.data / "preprocessed" / f"{dataset.name}-{training.short_digest(planned.digest)}"),
         "settings": planned.settings,
         "splits": json.loads(text) if text else None,
-        "pretrained": str(planned.pretrained) if planned.pretrained else None,
+        "pretrained": str(planned.start.checkpoint) if planned.start else None,
         "max_minutes": max_minutes,
         "validation_only": validation_only,
         "config": {

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from registry import output, training, workers
 from registry.case_files import CORDS
 from registry.errors import MregError, NotFoundError
-from registry.files import read_json, sha256
+from registry.files import read_json
 from registry.lesion_model import CONFIGURATION, PLANS, RECIPE, TRAINER, is_lesion_model
-from registry.runs import FINAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +47,6 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
             f"{path}: no label {settings['cord_label']!r}, and the window follows the cord",
             hint="--set cord_label=NAME, or a model that finds the cord: --set cord_model=NAME@TAG",
         )
-    weights = _weights(repo, settings)
     training.keep_contract(repo, dataset_json)
     with output.stage("hash the dataset"):
         digest = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
@@ -57,21 +55,8 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     name = training.short_digest(json.dumps(counts, sort_keys=True), digest)
     return training.Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=dataset_json, digest=digest,
-        trainer_file=None, run=repo.runs / f"{NAME}-{name}", pretrained=weights,
+        trainer_file=None, run=repo.runs / f"{NAME}-{name}",
     )  # fmt: skip
-
-
-def _weights(repo: Repo, settings: dict[str, Any]) -> Path | None:
-    """Return the checkpoint that a training starts from; in its settings the SHA-256 takes the place of the path."""
-    if not settings["start_from"]:
-        return None
-    path = repo.root / settings["start_from"]
-    found = [path] if path.is_file() else sorted(path.glob(f"fold_*/{FINAL}"))
-    if not found:
-        raise NotFoundError(f"{path}: no {FINAL}", hint=f"name a run of recipe {NAME} or pretrain, or a checkpoint")
-    settings["start_from"] = sha256(found[0])
-    file: Path = found[0].resolve()
-    return file
 
 
 def cache(repo: Repo, planned: Planned) -> Path:
@@ -94,7 +79,7 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
         "settings": settings,
         "splits": training.splits_of(dataset),
         "cords": _cords_of_dataset(repo, planned),
-        "pretrained": str(planned.pretrained) if planned.pretrained else None,
+        "pretrained": str(planned.start.checkpoint) if planned.start else None,
         "max_minutes": max_minutes,
         "config": {
             "recipe": NAME,

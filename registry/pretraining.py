@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from registry import output, training
 from registry.errors import MregError, NotFoundError
 from registry.files import json_text, read_json, sha256, write_json
-from registry.runs import FINAL
 from trainers.core.errors import TrainingError
 from trainers.pretraining.collection import FILE, items, read_collection
 
@@ -83,20 +82,6 @@ def cache(repo: Repo, planned: Planned) -> Path:
     settings = planned.settings
     orientation = "" if settings["keep_orientation"] else str(settings["orientation"])
     return repo.data / "preprocessed" / f"{planned.dataset.name}-{training.short_digest(planned.digest, orientation)}"
-
-
-def start_from(repo: Repo, settings: dict[str, Any]) -> Path | None:
-    """Return the checkpoint that a training starts from; in its settings the SHA-256 takes the place of the path."""
-    if not settings["start_from"]:
-        if settings["from_scratch"]:
-            raise MregError("from_scratch is for start_from", hint="mreg train --from RUN --from-scratch")
-        return None
-    path = repo.root / settings["start_from"]
-    file: Path = path / FOLD / FINAL if path.is_dir() else path
-    if not file.is_file():
-        raise NotFoundError(f"{path}: no pre-trained encoder", hint=f"name a run of recipe {NAME}, or its {FINAL}")
-    settings["start_from"] = sha256(file)
-    return file.resolve()
 
 
 def collection_hash(collection: Collection, folder: Path, memory: Path) -> str:

@@ -48,8 +48,7 @@ class Planned:
     digest: str  # of the dataset
     trainer_file: Path | None
     run: Path
-    pretrained: Path | None = None  # checkpoint to start from
-    start: Start | None = None  # the same, and the release that it came from
+    start: Start | None = None  # checkpoint that it starts from, and the release that it came from
 
 
 def plan(repo: Repo, overrides: dict[str, Any], *, registry: str | None = None, start: Start | None = None) -> Planned:
@@ -59,8 +58,11 @@ def plan(repo: Repo, overrides: dict[str, Any], *, registry: str | None = None, 
     """
     start = start or starts.find_start(repo, overrides, registry)
     if start is not None:
-        overrides = {**overrides, starts.KEY: str(start.checkpoint)}
-    return replace(_plan(repo, overrides), start=start)
+        overrides = {**overrides, starts.KEY: start.checkpoint_sha256}  # the bytes make the run, not their place
+    planned = _plan(repo, overrides)
+    if planned.settings.get("from_scratch") and start is None:
+        raise MregError("from_scratch is for start_from", hint="mreg train --from RUN --from-scratch")
+    return replace(planned, start=start)
 
 
 def _plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
@@ -74,14 +76,13 @@ def _plan(repo: Repo, overrides: dict[str, Any]) -> Planned:
     settings = resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
     dataset_json = read_dataset_json(dataset)
-    pretrained = pretraining.start_from(repo, settings)
     trainer_file = _trainer_file(repo, settings["trainer"])
     keep_contract(repo, dataset_json)
     with output.stage("hash the dataset"):
         digest = dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
     return Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=dataset_json, digest=digest,
-        trainer_file=trainer_file, run=repo.runs / _run_name(settings, digest, trainer_file), pretrained=pretrained,
+        trainer_file=trainer_file, run=repo.runs / _run_name(settings, digest, trainer_file),
     )  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def _job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) 
         "settings": settings,
         "splits": splits_of(dataset),
         "trainer_file": str(planned.trainer_file) if planned.trainer_file else None,
-        "pretrained": str(planned.pretrained) if planned.pretrained else None,
+        "pretrained": str(planned.start.checkpoint) if planned.start else None,
         "gpus": gpus,
         "max_minutes": max_minutes,
         "config": {
