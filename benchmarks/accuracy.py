@@ -1,6 +1,6 @@
 """Learning is not traded for speed: ours against stock nnU-Net after equal iterations, three seeds, held-out cases.
 
-    python benchmarks/accuracy.py [WORK] [--data RAW_DATASET] [--seeds N] [--iterations N] [--jobs N]
+    python benchmarks/accuracy.py [WORK] [--data RAW_DATASET] [--seeds N] [--iterations N] [--jobs N] [--report]
 
 Two tasks: the spinal cord of Dataset501 in 3D, each subject held out once, and grey and white matter of the MNI152
 slabs in 2D, every third slab held out. Both trainers get the same plans (small networks, made for this comparison) and
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import random
 import statistics
@@ -158,23 +159,27 @@ def prepare_once(task: Task, dataset: Path, cache: Path) -> None:
     (prepared.folder / "splits_final.json").write_text(json.dumps(splits_of(task, dataset)))
 
 
-def report(name: str, results: list[tuple[str, int, dict[str, float]]], length: str) -> bool:
-    """Print a task's means over held-out cases with their spread over the seeds; return whether the claim holds."""
-    means = {}
+def report(name: str, results: dict[tuple[str, int, int], dict[str, float]], length: str) -> bool:
+    """Print a task's means over held-out cases, and the difference of pairs (same seed and fold) with its error.
+
+    Returns whether the mean difference is within what may be lost.
+    """
+    pairs = sorted({key[1:] for key in results if all((who, *key[1:]) in results for who in TRAINERS)})
     for trainer in TRAINERS:
-        seeds = sorted({seed for who, seed, _ in results if who == trainer})
         by_seed = [
-            statistics.mean(
-                value for who, at, cases in results if (who, at) == (trainer, seed) for value in cases.values()
-            )
-            for seed in seeds
+            statistics.mean(value for at, fold in pairs if at == seed for value in results[trainer, at, fold].values())
+            for seed in sorted({seed for seed, _ in pairs})
         ]
-        spread = statistics.stdev(by_seed) if len(by_seed) > 1 else 0.0
-        means[trainer] = statistics.mean(by_seed)
-        values = " ".join(f"{value:.4f}" for value in by_seed)
-        print(f"{name}, {length}, {trainer}: Dice {means[trainer]:.4f} ± {spread:.4f} ({values})")
-    difference = means["ours"] - means["nnU-Net"]
-    print(f"{name}: ours - nnU-Net {difference:+.4f} (wanted ≥ -{WORSE})", flush=True)
+        spread = statistics.stdev(by_seed) if len(by_seed) > 1 else math.nan
+        values = " ".join(f"{value:.3f}" for value in by_seed)
+        print(f"{name}, {length}, {trainer}: Dice {statistics.mean(by_seed):.4f} ± {spread:.4f} a seed ({values})")
+    apart = [
+        statistics.mean(results["ours", *pair].values()) - statistics.mean(results["nnU-Net", *pair].values())
+        for pair in pairs
+    ]
+    error = statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
+    difference = statistics.mean(apart)
+    print(f"{name}: ours - nnU-Net {difference:+.4f} ± {error:.4f} ({len(apart)} pairs; wanted ≥ -{WORSE})", flush=True)
     return difference >= -WORSE
 
 
@@ -188,6 +193,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trainings side by side")
+    parser.add_argument("--report", action="store_true", help="train nothing, report the pairs that are there")
     options = parser.parse_args()
     work = options.work.resolve()
     results = work / f"results-{options.iterations}"
@@ -212,16 +218,18 @@ def main() -> int:
                     }  # fmt: skip
     order = list(jobs)
     random.Random(0).shuffle(order)  # noqa: S311 - both trainers share whatever else the machine does
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for _ in pool.map(lambda path: run(jobs[path], path), order):
-            pass
+    order.sort(key=lambda path: jobs[path]["seed"] // 1000)  # whole seeds first, should this be stopped
+    if not options.report:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for _ in pool.map(lambda path: run(jobs[path], path), order):
+                pass
     held = []
     for task in (CORD, TISSUE):
-        found = [
-            (job["trainer"], job["seed"] // 1000, json.loads(path.read_text()))
+        found = {
+            (job["trainer"], job["seed"] // 1000, job["fold"]): json.loads(path.read_text())
             for path, job in jobs.items()
-            if job["task"]["name"] == task.name
-        ]
+            if job["task"]["name"] == task.name and path.is_file()
+        }
         if found:
             held.append(report(task.name, found, f"{options.iterations} iterations"))
     return int(not held or not all(held))
