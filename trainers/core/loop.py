@@ -113,7 +113,7 @@ class Loop:
         if settings.ema:
             decay = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(task.module, multi_avg_fn=decay, use_buffers=True)
-        self._dtype = _dtype(settings.precision, device)
+        self._dtype = autocast_dtype(settings.precision, device)
         self._scaler = torch.GradScaler(device.type, enabled=self._dtype is torch.float16)
         self._saved_at = time.monotonic()
         self._in_a_row = 0
@@ -288,7 +288,7 @@ class Loop:
             progress.say(f"continues at {where}")
 
 
-def _dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return what to autocast to, None for float32."""
     if precision == "auto":
         return torch.bfloat16 if bf16_here(device) else None
