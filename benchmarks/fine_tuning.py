@@ -4,8 +4,9 @@
 
 A small ResEnc is pre-trained once with a masked autoencoder on the images of Dataset530; recipe `nnunet` then trains
 its network on the spinal cord of Dataset501, with each seed another subject held out: from scratch, with the encoder's
-weights at the rate of the recipe, and with them at the rate of the training from scratch. Nobody is in both data sets.
-Everything goes through `mreg train`, in processes of one thread; what is done stays in WORK, so the script can be
+weights at the rate of the recipe, and with them at the rate of the training from scratch. With a seed all three begin
+with the same decoder and draw the same patches; nobody whose images pre-train is trained or tested on in Dataset501.
+Everything goes through `mreg train`, on one processor; what is done stays in WORK, so the script can be
 killed and started again. Prints a table: Dice of the held-out cases, mean and standard deviation over the seeds.
 """
 
@@ -24,8 +25,9 @@ ROOT = Path(__file__).parents[1]
 IMAGES, CASES = "Dataset530_SpineSSL", "Dataset501_SpinalCordT2w"
 EPOCHS = 10  # the schedules move with each
 FOLDS = 3
+SCRATCH = "from scratch, 0.01"
 ARMS: dict[str, tuple[str, ...]] = {
-    "from scratch, 0.01": ("--from-scratch",),
+    SCRATCH: ("--from-scratch",),
     "fine-tuned, warm-up to 0.001": (),
     "fine-tuned, warm-up to 0.01": ("--set", "initial_lr=0.01"),
 }
@@ -56,7 +58,7 @@ dataset = "data/raw/{CASES}"
 [train]
 recipe = "nnunet"
 configuration = "3d_fullres"
-patch_size = [40, 40, 32]
+patch_size = [32, 32, 32]
 batch_size = 2
 epochs = {EPOCHS}
 val_iterations = 1
@@ -99,12 +101,18 @@ def dice(run: Path) -> float:
 
 def table(found: dict[tuple[int, str], list[float]]) -> str:
     """Return the measured Dice as Markdown."""
-    lines = ["| steps | start and rate | Dice | of each seed |", "|---|---|---|---|"]
+    lines = ["| steps | start and rate | Dice | of each seed | gained with each seed |", "|---|---|---|---|---|"]
     for (steps, arm), values in found.items():
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        each = " ".join(f"{value:.3f}" for value in values)
-        lines.append(f"| {steps} | {arm} | {statistics.mean(values):.3f} ± {spread:.3f} | {each} |")
+        gains = [value - alone for value, alone in zip(values, found[steps, SCRATCH], strict=False)]
+        cells = [spread(values), " ".join(f"{value:.3f}" for value in values)]
+        cells += [f"{spread(gains)}: {' '.join(f'{gain:+.3f}' for gain in gains)}" if arm != SCRATCH else ""]
+        lines.append(f"| {steps} | {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Return mean and standard deviation."""
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.3f}"
 
 
 def main() -> None:
@@ -113,9 +121,11 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?", default=Path("fine_tuning"))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs="+", default=[60])
+    parser.add_argument("--steps", type=int, nargs="+", default=[60, 180])
     parser.add_argument("--pretraining-steps", type=int, default=600)
     chosen = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])  # a training takes every processor that it may use
     work: Path = chosen.work.resolve()
     encoder = repo(work / "encoder", ENCODER, chosen.data / "nnssl_raw" / IMAGES)
     pretrained = train(encoder, "--set", f"iterations={chosen.pretraining_steps // 20}")
@@ -123,8 +133,8 @@ def main() -> None:
     print(f"pre-training: loss on held-out subjects {lines[0]['val_loss']:.3f} to {lines[-1]['val_loss']:.3f}")
     model = repo(work / "model", MODEL, chosen.data / "nnUNet_raw" / CASES)
     found: dict[tuple[int, str], list[float]] = {}
-    for seed in range(chosen.seeds):
-        for steps in chosen.steps:
+    for steps in chosen.steps:
+        for seed in range(chosen.seeds):
             for arm, flags in ARMS.items():
                 which = ("--fold", str(seed % FOLDS), "--set", f"seed={seed + 1}")
                 length = ("--set", f"iterations={steps // EPOCHS}")

@@ -1,8 +1,9 @@
-"""A run of recipe `pretrain` as a training leaves it, with random weights, and its package."""
+"""A run of recipe `pretrain` as a training leaves it, with random weights, its package, and a repo to start from it."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,40 @@ source = "https://example.org/spine, version 3"
 recipe = "pretrain"
 encoder_options = {{ features = [4, 8, 8], blocks = [1, 1, 2] }}
 """
+
+SEGMENTATION, LABELLED = "model_seg_sc_t2", "Dataset501_SpinalCordT2w"
+SEGMENTATION_TOML = f"""\
+[model]
+name = "{SEGMENTATION}"
+
+[data]
+dataset = "data/raw/{LABELLED}"
+
+[train]
+configuration = "3d_fullres"
+patch_size = [16, 16, 16]
+epochs = 2
+iterations = 2
+val_iterations = 1
+batch_size = 2
+checkpoint_minutes = 0
+device = "cpu"
+"""
+
+
+def write_segmentation_repo(root: Path, test_data: Path, every: int = 3) -> Path:
+    """Write the repo of a model that segments the cord, with every third of twelve labelled images; return it."""
+    source, target = test_data / "nnUNet_raw" / LABELLED, root / "data" / "raw" / LABELLED
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (source / "labelsTr").glob("*.nii.gz"))[::every]
+    for folder, tail in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (target / folder).mkdir(parents=True)
+        for case in cases:
+            shutil.copyfile(source / folder / f"{case}{tail}", target / folder / f"{case}{tail}")
+    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(cases)}
+    (target / "dataset.json").write_text(json.dumps(document))
+    (target / "splits_final.json").write_text(json.dumps([{"train": cases[1:], "val": cases[:1]}]))
+    (root / "model.toml").write_text(SEGMENTATION_TOML)
+    return root
 
 
 def write_encoder_repo(repo: Path, encoder: str = "resenc") -> Path:

@@ -1,12 +1,12 @@
 """mreg train --from: nnU-Net starts from a pre-trained encoder, and from scratch with the same settings."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from command import run_mreg
+from fixtures_encoder import LABELLED, SEGMENTATION, write_segmentation_repo
 from fixtures_encoder import NAME as ENCODER
 from fixtures_release import TAG, add_repo, publish
 from test_finetuning import checkpoint
@@ -16,42 +16,11 @@ from registry.manifest import MANIFEST_NAME
 from registry.manifest import read as read_manifest
 from registry.stores.folder import FolderStore
 
-DATASET = "Dataset501_SpinalCordT2w"
-MODEL = "model_seg_sc_t2"
-MODEL_TOML = f"""\
-[model]
-name = "{MODEL}"
-
-[data]
-dataset = "data/raw/{DATASET}"
-
-[train]
-configuration = "3d_fullres"
-patch_size = [16, 16, 16]
-epochs = 2
-iterations = 2
-val_iterations = 1
-batch_size = 2
-checkpoint_minutes = 0
-device = "cpu"
-"""
-
 
 @pytest.fixture(scope="module")
 def repo(test_data, tmp_path_factory):
     """Return a repo with three subjects' images."""
-    root = tmp_path_factory.mktemp("finetuned") / MODEL
-    source, target = test_data / "nnUNet_raw" / DATASET, root / "data" / "raw" / DATASET
-    cases = sorted(path.name.removesuffix(".nii.gz") for path in (source / "labelsTr").glob("*.nii.gz"))[::3]
-    for folder, tail in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
-        (target / folder).mkdir(parents=True)
-        for case in cases:
-            shutil.copyfile(source / folder / f"{case}{tail}", target / folder / f"{case}{tail}")
-    document = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(cases)}
-    (target / "dataset.json").write_text(json.dumps(document))
-    (target / "splits_final.json").write_text(json.dumps([{"train": cases[1:], "val": cases[:1]}]))
-    (root / "model.toml").write_text(MODEL_TOML)
-    return root
+    return write_segmentation_repo(tmp_path_factory.mktemp("finetuned") / SEGMENTATION, test_data)
 
 
 def trained(repo: Path, *flags: str) -> tuple[dict, dict, Path]:
@@ -110,7 +79,7 @@ def test_a_transformer_is_fine_tuned_used_and_packed_and_check_says_who_cannot_l
     assert report["changed"]["eva.pos_embed"].endswith("resized from (4, 4, 4) to (2, 2, 2) tokens")
     (line, _) = (json.loads(text) for text in (run / "fold_0" / "metrics.jsonl").read_text().splitlines())
     assert line["learning_rate"] == pytest.approx(1e-4)
-    images = sorted((repo / "data" / "raw" / DATASET / "imagesTr").glob("*.nii.gz"))[:1]
+    images = sorted((repo / "data" / "raw" / LABELLED / "imagesTr").glob("*.nii.gz"))[:1]
     done = run_mreg("predict", run, *images, "-o", tmp_path / "out", "--device", "cpu", cwd=repo)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1

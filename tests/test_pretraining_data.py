@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import io
 import json
 import pickle
@@ -26,8 +27,8 @@ from trainers.pretraining.choice import Choice
 from trainers.pretraining.collection import Collection, contradictions, items, portable, read_collection, resolve
 from trainers.pretraining.images import ImageStore, patch_loader
 from trainers.pretraining.method import Reading
-from trainers.pretraining.plan import make_plans
-from trainers.pretraining.prepare import Preparation, prepare
+from trainers.pretraining.plan import make_plans, spacing_of
+from trainers.pretraining.prepare import Preparation, _split, prepare
 from trainers.pretraining.preprocess import blocks_and_chunks
 
 NAME = "Dataset530_SpineSSL"
@@ -168,8 +169,36 @@ def test_the_thickest_axis_comes_first_in_every_plan() -> None:
     assert spacings == {"onemmiso": [1.0, 1.0, 1.0], "median": [4.0, 1.0, 1.0], "noresample": None}
 
 
-def test_images_and_masks_are_those_of_the_steps_done_one_by_one(small: Path, tmp_path: Path) -> None:
-    found, _ = run(small, tmp_path / "cache")
+def test_the_first_of_equally_thick_axes_comes_first() -> None:
+    assert make_plans(NAME, [[1.0, 2.0, 2.0]], "LPI")["transpose_forward"] == [1, 0, 2]
+    assert make_plans(NAME, [[1.0, 1.0, 1.0]], "LPI")["transpose_forward"] == [0, 1, 2]
+
+
+def test_a_fingerprint_reads_headers_alone(small: Path, document: dict) -> None:
+    for item in items(Collection.model_validate(document), small.parent):
+        before = spacing_of(item.path, "LPI")
+        with gzip.open(item.path) as stream:
+            head = stream.read(352)
+        item.path.write_bytes(gzip.compress(head))
+        assert spacing_of(item.path, "LPI") == before
+
+
+def test_one_subject_in_a_hundred_is_for_validation(tmp_path: Path) -> None:
+    for subjects, wanted in ((3, 1), (8, 4), (11, 5), (600, 6), (200_000, 1000)):
+        names = {f"collection__dataset__{number}" for number in range(subjects)}
+        file = tmp_path / f"{subjects}.json"
+        training, validation = _split(file, names, tmp_path)
+        assert (len(validation), training | validation) == (wanted, names)
+        assert _split(file, names, tmp_path) == (training, validation)
+
+
+@pytest.mark.parametrize("configuration", ["onemmiso", "median", "noresample"])
+def test_images_and_masks_are_those_of_the_steps_done_one_by_one(
+    small: Path, tmp_path: Path, configuration: str
+) -> None:
+    found, _ = run(small, tmp_path / "cache", configuration=configuration)
+    target = found.plans["configurations"][configuration]["spacing"]
+    as_nnssl_finds_them(small, found.folder.parent, configuration)
     assert len(found.training) + len(found.validation) == len(list(found.folder.rglob("*.pkl"))) == 6
     for item in items(read_collection(small / "pretrain_data.json"), small.parent):
         place = found.folder / item.folder / item.stem
@@ -182,9 +211,11 @@ def test_images_and_masks_are_those_of_the_steps_done_one_by_one(small: Path, tm
         box = tuple(slice(edge[0], edge[-1] + 1) for edge in edges)
         crop = voxels[box]
         crop = (crop - crop.mean(dtype=np.float64)) / crop.std(dtype=np.float64)
-        shape = [round(old * size) for old, size in zip(spacing, crop.shape, strict=True)]
+        shape = crop.shape
+        if target:
+            shape = [round(old / new * size) for old, new, size in zip(spacing, target, crop.shape, strict=True)]
         wanted = resample_data_or_seg_to_shape(
-            crop[None].astype(np.float32), shape, spacing, [1, 1, 1], force_separate_z=None
+            crop[None].astype(np.float32), shape, spacing, target or spacing, force_separate_z=None
         )
         image = open_volume(place.with_name(f"{place.name}.b2nd"))
         np.testing.assert_allclose(image[:], wanted, atol=1e-4)
@@ -194,7 +225,7 @@ def test_images_and_masks_are_those_of_the_steps_done_one_by_one(small: Path, tm
             truth = (np.asarray(mask.dataobj).T.transpose(order)[box] != 0).astype(np.int16)
             stored = open_volume(place.with_name(f"{place.name}__{name}.b2nd"))
             wanted = resample_data_or_seg_to_shape(
-                truth[None], shape, spacing, [1, 1, 1], is_seg=True, order=1, force_separate_z=None
+                truth[None], shape, spacing, target or spacing, is_seg=True, order=1, force_separate_z=None
             )
             assert (stored.dtype, stored.blocks) == (np.int8, image.blocks)
             assert ((stored[:] == 1) == (wanted == 1)).all()
@@ -207,6 +238,33 @@ def test_images_and_masks_are_those_of_the_steps_done_one_by_one(small: Path, tm
             atol=1e-4,
         )
         assert [list(edge) for edge in properties["bbox_used_for_cropping"]] == [[e.start, e.stop] for e in box]
+
+
+def as_nnssl_finds_them(raw: Path, folder: Path, configuration: str) -> None:
+    """Look for everything in the places that nnssl puts together from the names of pretrain_data.json."""
+    (split,) = read_json(folder / "splits_final.json")
+    assert len(read_json(folder / "dataset_fingerprint.json")["spacings"]) == 6
+    written = read_json(folder / f"pretrain_data__{configuration}.json")
+    document, subjects = read_json(raw / "pretrain_data.json"), set()
+    for index, dataset in document["datasets"].items():
+        for subject, entry in dataset["subjects"].items():
+            subjects.add(f"{NAME}__{index}__{subject}")
+            for session, images in entry["sessions"].items():
+                place = f"{NAME}/nnsslPlans_{configuration}/{NAME}/{index}/{subject}/{session}"
+                again = written["datasets"][index]["subjects"][subject]["sessions"][session]["images"]
+                for image, other in zip(images["images"], again, strict=True):
+                    stem = f"{place}/{image['name'].removesuffix('.nii.gz')}"
+                    masks = image["associated_masks"] or {}
+                    files = {f"{stem}{ending}" for ending in (".b2nd", ".pkl")}
+                    files |= {f"{stem}__anat.b2nd"} if masks.get("anatomy_mask") else set()
+                    files |= {f"{stem}__anon.b2nd"} if masks.get("anonymization_mask") else set()
+                    there = {str(path.relative_to(folder.parent)) for path in (folder.parent / place).iterdir()}
+                    assert {name for name in there if name.startswith((f"{stem}.", f"{stem}__"))} == files
+                    assert other["image_path"] == f"$nnssl_preprocessed/{stem}"
+                    assert {key: other[key] for key in ("name", "modality")} == {
+                        key: image[key] for key in ("name", "modality")
+                    }
+    assert {*split["train"], *split["val"]} == subjects
 
 
 def test_masks_keep_their_names(small: Path, document: dict, tmp_path: Path) -> None:

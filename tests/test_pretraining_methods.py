@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from trainers.nets.resenc import ResEncConfig
 from trainers.pretraining import masks
 from trainers.pretraining.config import METHOD_NAMES, PAIRS
 from trainers.pretraining.contrast import nt_xent
-from trainers.pretraining.crops import varied
+from trainers.pretraining.crops import P_QUARTER_TURN, VARIATION, varied
 from trainers.pretraining.method import Draws, context, fitted
 from trainers.pretraining.methods import METHODS, check_pair, make
 from trainers.pretraining.methods.mae import MaskedPrimus, turning
@@ -66,7 +67,40 @@ def test_there_are_fourteen_pairs_and_the_two_others_say_why() -> None:
         fitted(NETS["primus"], make("mae", "primus", tiny=True, options={"block": 16}))
 
 
+CUBE = (160, 160, 160)
+TURNING = {"p_rotation": 0.2, "rotation_degrees": 30, "p_scaling": 0.2, "scaling": (0.7, 1.4)}
+PUBLISHED = {
+    "voco": {"crop": (64, 64, 64), "grid": (4, 4, 1), "targets": 4, "embedding": 2048},
+    "volume_fusion": {
+        "patch": CUBE, "classes": 5, "boxes": (10, 39), "smallest_side": 8, "largest_side": 0.625,
+    },
+    "models_genesis": {
+        "patch": CUBE, "p_flip": 0.4, "p_shuffle": 0.5, "windows": 10_000, "p_curve": 0.9, "curve_samples": 100_000,
+        "p_paint": 0.9, "p_inside": 0.2, "p_another_box": 0.95, "legacy": False,
+    },
+    "mae": {"patch": CUBE, "mask_ratio": 0.75, "block": 16, **TURNING},
+    "s3d": {"patch": CUBE, "mask_ratio": (0.6, 0.9), "block": 16, **TURNING},
+    "simmim": {"patch": CUBE, "mask_ratio": 0.75, "block": 8, **TURNING},
+    "swin_unetr": {"patch": CUBE, "sides": (0.05, 0.25), "budget": 0.3, "temperature": 0.5},
+    "simclr": {
+        "patch": (192, 192, 64), "crop": (64, 64, 64), "references": 2, "overlap": 0.5, "temperature": 0.5,
+        "embedding": 2048,
+    },
+}  # fmt: skip
+INTENSITIES = {
+    "p_rotation": 0, "p_scaling": 0, "p_noise": 0.1, "noise": (0, 0.1), "p_blur": 0.2, "p_blur_channel": 0.5,
+    "blur": (0.5, 1), "p_brightness": 0.15, "brightness": (0.75, 1.25), "p_contrast": 0.15, "contrast": (0.75, 1.25),
+    "low_resolution": (0.5, 1), "p_inverted_gamma": 0.1, "p_gamma": 0.3, "gamma": (0.7, 1.5), "mirror": (0, 1, 2),
+}  # fmt: skip
+
+
 def test_hyper_parameters_are_those_of_the_papers() -> None:
+    assert {name: asdict(make(name, next(iter(METHODS[name].clip)))) for name in METHODS} == PUBLISHED
+    fused = make("volume_fusion", "resenc").reading().augmentation
+    for variation, low_resolution in ((fused, 0.25), (VARIATION, 0.1)):
+        assert INTENSITIES.items() <= vars(variation).items()
+        assert variation.p_low_resolution == low_resolution
+    assert P_QUARTER_TURN == 0.3
     seen = {name: make(name, next(iter(METHODS[name].clip))) for name in METHODS}
     assert {name: method.reading().patch for name, method in seen.items()} == {
         "voco": (256, 256, 64), "volume_fusion": (160,) * 3, "models_genesis": (160,) * 3, "mae": (160,) * 3,
@@ -92,10 +126,16 @@ def test_what_is_read_holds_what_a_rotation_brings_in() -> None:
     assert reading.source(train=False) == (160, 160, 160)
     assert make("models_genesis", "resenc").reading().source(train=True) == (160, 160, 160)
     augmentation = turning(make("simmim", "primus"))
-    drawn = [augmentation.draw(np.random.default_rng(i), 1) for i in range(2000)]
+    drawn = [augmentation.draw(np.random.default_rng(i), 1) for i in range(6000)]
     assert not any(d.noise or d.blur or d.brightness or d.contrast or d.low_resolution or d.gamma for d in drawn)
     assert np.mean([d.affine is not None for d in drawn]) == pytest.approx(1 - 0.8 * 0.8, abs=0.03)
     assert np.mean([0 in d.mirror for d in drawn]) == pytest.approx(0.5, abs=0.04)
+    scales = np.array([np.linalg.det(d.affine) ** (1 / 3) for d in drawn if d.affine is not None])
+    scales = scales[np.abs(scales - 1) > 1e-6]
+    assert len(scales) / len(drawn) == pytest.approx(0.2, abs=0.02)
+    assert 0.7 <= scales.min() < 0.72
+    assert 1.38 < scales.max() <= 1.4
+    assert np.mean(scales < 1) == pytest.approx(0.5, abs=0.03)  # 0.43 were they drawn evenly
 
 
 @pytest.mark.parametrize(("name", "encoder"), PAIRS)
@@ -294,6 +334,9 @@ def test_volume_fusions_loss_is_cross_entropy_minus_dice() -> None:
     entropy = -np.mean(np.log(np.take_along_axis(shares, labels.numpy()[:, None], 1)))
     losses = make("volume_fusion", "resenc", tiny=True).losses(lambda _: logits, {"image": logits, "labels": labels})
     assert float(losses["loss"]) == pytest.approx(entropy - np.mean(scores), rel=1e-5)
+    named = logits.argmax(1).numpy()
+    right = [np.mean(named[labels.numpy() == c] == c) for c in range(5)]
+    assert float(losses["accuracy"]) == pytest.approx(np.mean(right), rel=1e-5)
 
 
 def test_a_bezier_curve_is_monotone_and_half_of_them_fall() -> None:
@@ -340,6 +383,31 @@ def test_models_genesis_spoils_in_the_range_of_the_patch_and_as_nnssl_on_request
     axes = [method._flips(np.random.default_rng(seed)) for seed in range(300)]
     assert {axis for found in axes for axis in found} == {1, 2, 3}
     assert {axis for seed in range(300) for axis in legacy._flips(np.random.default_rng(seed))} == {1, 2}
+
+
+def test_painted_boxes_have_the_published_sizes() -> None:
+    whole = torch.full((42, 42, 42), 2.0)
+    for p_inside, least, most in ((1, 0, 5 * 14**3), (0, 18**3, 5 * 24**3)):
+        method = make("models_genesis", "resenc", options={"p_inside": p_inside})
+        for seed in range(12):
+            found = method._painted(whole, draws(seed))
+            box = found != 2 if p_inside else found == 2
+            assert least <= int(box.sum()) <= most
+            assert not 0 < int(box.sum()) < 7**3
+            assert not box[:3].any()
+            assert not box[..., -3:].any()
+            noise = found[found != 2]
+            assert bool(((noise >= 0) & (noise < 1)).all())
+
+
+def test_swin_unetrs_boxes_are_a_twentieth_to_a_quarter_of_a_side() -> None:
+    method = make("swin_unetr", "resenc")
+    found = [method.boxes(draws(seed)) for seed in range(60)]
+    sides = np.array([[edge.stop - edge.start for edge in box[1:]] for boxes in found for box in boxes])
+    assert (sides.min(), sides.max()) == (8, 39)
+    shares = [sum(np.prod([edge.stop - edge.start for edge in box[1:]]) for box in boxes) / 160**3 for boxes in found]
+    assert max(shares) < 0.3 + 0.25**3
+    assert np.mean(shares) == pytest.approx(0.15, abs=0.03)
 
 
 def test_swin_unetrs_views_are_turned_and_cut_within_the_budget() -> None:

@@ -23,9 +23,18 @@ from trainers.core.files import read_json
 from trainers.core.progress import Progress
 from trainers.core.stopping import Stopping
 from trainers.pretraining import train
-from trainers.pretraining.checkpoint import adaptation_plan, downstream, encoder_of, load, take_up, verify
+from trainers.pretraining.checkpoint import (
+    adaptation_plan,
+    downstream,
+    encoder_of,
+    in_own_order,
+    load,
+    take_up,
+    verify,
+)
 from trainers.pretraining.choice import Choice
 from trainers.pretraining.config import PAIRS, PretrainingSettings
+from trainers.pretraining.cost import count
 from trainers.pretraining.images import ImageStore
 from trainers.pretraining.methods.mae import MAE
 from trainers.pretraining.prepare import Preparation, Prepared, prepare
@@ -241,6 +250,50 @@ def test_nnunets_own_loader_takes_a_convolutional_checkpoint(
     load_pretrained_weights(network, str(final))
     own = network.state_dict()
     assert all(torch.equal(own[key], value) for key, value in checkpoint.weights.items() if "seg_layers" not in key)
+    # Its fine-tuning of encoders takes these parts alone, strictly, under the names that the network's class says.
+    for part in ("key_to_encoder", "key_to_stem"):
+        assert getattr(network, part) == checkpoint.plan[part]
+        below = f"{checkpoint.plan[part]}."
+        found = {k.removeprefix(below): value for k, value in checkpoint.weights.items() if k.startswith(below)}
+        network.get_submodule(getattr(network, part)).load_state_dict(found, strict=True)
+    assert list(network.keys_to_in_proj) == list(checkpoint.plan["keys_to_in_proj"])
+
+
+@pytest.mark.parametrize("method", ["mae", "voco"])
+def test_tokens_in_nnssls_order_are_exported_in_ours(cache: tuple[Path, Prepared], method: str) -> None:
+    made, net = train.build(settings(method, encoder_options={"published_order": True, "drop_path": 0}))
+    plan = adaptation_plan(made, net, cache[1].plans, tiny=True)
+    module = made.module(net).eval()
+    network: Any = downstream(plan).eval()
+    take_up(network, in_own_order(module.state_dict(), net, plan), plan)
+    theirs = getattr(module, "encoder", module)
+    image = torch.randn(2, 1, *made.seen)
+    wanted = theirs.to_grid(theirs.eva(theirs.embed(image)))
+    torch.testing.assert_close(network.to_grid(network.eva(network.embed(image))), wanted, rtol=1e-4, atol=1e-5)
+    take_up(network, module.state_dict(), plan)
+    assert not torch.allclose(network.to_grid(network.eva(network.embed(image))), wanted, atol=1e-3)
+
+
+def test_what_a_training_takes_is_told_before_it_starts() -> None:
+    chosen = PretrainingSettings(method="mae", encoder="resenc", precision="fp32")
+    pair = train.build(chosen)
+    cost = count(*pair)
+    assert cost.parameters == 102_348_965
+    assert cost.operations == pytest.approx(8.4e12, rel=0.01)
+    assert cost.kept / 2**30 == pytest.approx(8.0, abs=0.1)
+    # Twice the weights and the momentum, and what eight images leave behind; half of that in 16 bits.
+    assert cost.memory(8, "sgd", half=False) == 12 * cost.parameters + 8 * cost.kept
+    assert cost.memory(8, "adamw", half=True) == 16 * cost.parameters + 4 * cost.kept
+    said = train.outlook(chosen, pair, torch.device("cpu"), train.Ranks(size=2))
+    assert said.startswith("to come: 250000 steps of 4 images and 33.")
+    assert "33.0 GiB of memory" in said
+
+
+@pytest.mark.parametrize(("method", "encoder"), PAIRS)
+def test_each_pair_can_be_counted(method: str, encoder: str) -> None:
+    cost = count(*train.build(settings(method, encoder)))
+    assert cost.operations > 1e7
+    assert cost.kept > 1e5
 
 
 def test_anonymised_voxels_are_left_out_of_the_loss_on_request(cache: tuple[Path, Prepared]) -> None:
@@ -271,6 +324,9 @@ def test_settings_follow_the_papers_and_say_what_is_wrong() -> None:
     assert PretrainingSettings(lr=0.5).optimiser(None)["lr"] == 0.5
     loop = train.loop_settings(PretrainingSettings(), train.build(PretrainingSettings())[0])
     assert (loop.epochs, loop.iterations, loop.best) == (1000, 250, "-val_loss")
+    assert PretrainingSettings().length("val_iterations") == 50
+    (group,) = loop.optimiser.optimiser([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert (group["momentum"], group["nesterov"]) == (0.99, True)
     assert train.batch_size(PretrainingSettings(), train.build(PretrainingSettings())[0]) == 8
     with pytest.raises(ValidationError, match="convolutional encoder has none"):
         settings("simmim", "resenc")

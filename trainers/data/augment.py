@@ -44,6 +44,7 @@ class Augmentation:
     rotation: Range = (-math.pi / 6, math.pi / 6)  # rad, one angle an axis
     p_scaling: float = 0.2
     scaling: Range = (0.7, 1.4)  # larger numbers make smaller objects
+    scaling_around_one: bool = False  # below or above 1 with the same probability, as nnU-Net's older library drew it
     p_elastic: float = 0.0  # not in nnU-Net; for patches that are not flat
     elastic: Range = (0.5, 2.0)  # standard deviation of the displacement in voxels, one for all axes
     elastic_step: int = 16  # voxels between the points that are displaced
@@ -100,11 +101,14 @@ class Augmentation:
         if not turns and not scales:
             return None
         axes = len(self.patch) - self.flat
-        scale = rng.uniform(*self.scaling) if scales else 1.0
+        scale = self._scale(rng) if scales else 1.0
         angles = rng.uniform(*self.rotation, axes) if turns else np.zeros(axes)
         matrix = np.eye(len(self.patch))
         matrix[-axes:, -axes:] = _rotation(angles) * scale
         return matrix
+
+    def _scale(self, rng: np.random.Generator) -> float:
+        return _around_one(rng, self.scaling) if self.scaling_around_one else float(rng.uniform(*self.scaling))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DOWNSTREAM_PATCH = [160, 160, 160]
 RESENC_L = "ResEncL"
+WITHOUT_PLACE = ".cls_token"  # some Transformers of nnssl's carry one; no network that is fine-tuned has a place for it
 EMBEDDED = ("voco", "simclr", "swin_unetr")  # whose encoder stands below `encoder`, a Primus' too
 
 
@@ -197,8 +198,9 @@ def load(path: Path) -> Pretrained:
             f"{path}: no {' and no '.join(sorted(missing))}: not a pre-trained encoder",
             hint="give a checkpoint of recipe pretrain or of nnssl",
         )
+    weights = {key: value for key, value in state["network_weights"].items() if not key.endswith(WITHOUT_PLACE)}
     found = Pretrained(
-        weights=state["network_weights"], plan=state["nnssl_adaptation_plan"],
+        weights=weights, plan=state["nnssl_adaptation_plan"],
         trainer_name=str(state.get("trainer_name", "")), citations=list(state.get("citations") or ()),
     )  # fmt: skip
     verify(found.weights, found.plan)

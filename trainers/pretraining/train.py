@@ -17,7 +17,7 @@ from trainers.core.environment import cpu_count, describe, ready_device, seed_ev
 from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
 from trainers.core.job import alone
-from trainers.core.loop import Loop, LoopSettings
+from trainers.core.loop import Loop, LoopSettings, autocast_dtype
 from trainers.core.progress import Progress
 from trainers.core.spawning import in_processes
 from trainers.core.stopping import Stopping
@@ -26,6 +26,7 @@ from trainers.nets.resenc import ResEncConfig
 from trainers.pretraining.checkpoint import adaptation_plan, in_own_order, options_of, save_final, verify
 from trainers.pretraining.choice import Choice
 from trainers.pretraining.config import LENGTHS, TINY_ENCODERS, PretrainingSettings
+from trainers.pretraining.cost import count, forecast
 from trainers.pretraining.images import ImageStore
 from trainers.pretraining.method import fitted
 from trainers.pretraining.methods import make
@@ -129,6 +130,8 @@ def train(
     )  # fmt: skip
     verify(task.module.state_dict(), plan)
     folder.mkdir(parents=True, exist_ok=True)
+    if ranks.first and settings.profile == "full":
+        progress.say(outlook(settings, pair, device, ranks))
     loop = Loop(task, loop_settings(settings, method), folder, device=device, ranks=ranks)
     try:
         with progress.stage("train"), threadpool_limits(torch.get_num_threads()):
@@ -155,6 +158,16 @@ def loop_settings(settings: PretrainingSettings, method: Method) -> LoopSettings
         "epochs": settings.length("epochs"), "iterations": settings.length("iterations"),
         "optimiser": settings.optimiser(method.clip[settings.encoder]),
     })  # fmt: skip
+
+
+def outlook(settings: PretrainingSettings, pair: tuple[Method, Net], device: torch.device, ranks: Ranks) -> str:
+    """Return what a training will take, as a line for people; its first steps, measured, say it better."""
+    plan = {
+        "steps": settings.length("epochs") * settings.length("iterations"),
+        "images": batch_size(settings, pair[0]) // ranks.size,
+        "optimiser": settings.optimiser(None)["name"],
+    }
+    return forecast(count(*pair), device, autocast_dtype(settings.precision, device), plan)
 
 
 def batch_size(settings: PretrainingSettings, method: Method) -> int:

@@ -56,7 +56,7 @@ class MAE:
 
     def module(self, net: Net) -> nn.Module:
         """Return a U-Net or Primus that restores."""
-        return MaskedUNet(net) if isinstance(net, ResEncConfig) else MaskedPrimus(net)
+        return MaskedUNet(net) if isinstance(net, ResEncConfig) else MaskedPrimus(net, self.mask_ratio)
 
     def losses(self, module: nn.Module, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the squared error of what was hidden."""
@@ -69,8 +69,8 @@ def turning(method: Any) -> Augmentation:
     angle = math.radians(method.rotation_degrees)
     return Augmentation(
         patch=method.patch, p_rotation=method.p_rotation, rotation=(-angle, angle), p_scaling=method.p_scaling,
-        scaling=method.scaling, p_noise=0, p_blur=0, p_brightness=0, p_contrast=0, p_low_resolution=0,
-        p_inverted_gamma=0, p_gamma=0,
+        scaling=method.scaling, scaling_around_one=True, p_noise=0, p_blur=0, p_brightness=0, p_contrast=0,
+        p_low_resolution=0, p_inverted_gamma=0, p_gamma=0,
     )  # fmt: skip
 
 
@@ -90,8 +90,9 @@ class MaskedUNet(nn.Module):
 class MaskedPrimus(Primus):
     """A Primus that gets the open tokens of an image, and two blocks more that make up the others."""
 
-    def __init__(self, config: PrimusConfig) -> None:
+    def __init__(self, config: PrimusConfig, mask_ratio: float = 0.75) -> None:
         super().__init__(config.with_outputs(1))
+        self._open = config.tokens - int(mask_ratio * config.tokens)
         self.mask_token = nn.Parameter(torch.randn(1, 1, config.width) * TOKEN_SPREAD)
         self.decoder = Eva(config, DECODER_DEPTH)
 
@@ -99,13 +100,16 @@ class MaskedPrimus(Primus):
         """Return the image (B, 1, Z, Y, X); `blocks` (B, 1, z, y, x) is 1 where a token is open."""
         if blocks is None:
             raise ValueError("a masked Primus needs the map of open tokens")
-        keep = kept(self.to_row(blocks)[..., 0])
+        keep = kept(self.to_row(blocks)[..., 0], self._open)
         seen = self.eva(self.embed(image), keep)
         row = self.mask_token.to(seen.dtype).expand(len(image), self.config.tokens, -1)
         row = row.scatter(1, keep[..., None].expand_as(seen), seen)
         return self.decode(self.decoder(row))
 
 
-def kept(row: Tensor) -> Tensor:
-    """Return the numbers (B, K) of the open ones of tokens (B, N), in their order; K is the same for all."""
-    return (row > 0).nonzero()[:, 1].view(len(row), -1)
+def kept(row: Tensor, count: int) -> Tensor:
+    """Return the numbers (B, count) of the open ones of tokens (B, N), in their order; all have as many.
+
+    The count is told, not counted, so that a GPU is not waited for.
+    """
+    return row.topk(count, dim=1).indices.sort(dim=1).values

@@ -75,16 +75,16 @@ class VolumeFusion:
         return unet(net) if isinstance(net, ResEncConfig) else Primus(net)
 
     def losses(self, module: nn.Module, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return cross entropy minus soft Dice; and the share of voxels that are right, and what guessing gives."""
+        """Return cross entropy minus soft Dice; and the share of a class's voxels that are right (chance: 1 / classes).
+
+        That is a mean over classes: most voxels are background, and who names nothing else is right there alone.
+        """
         logits, labels = module(views["image"]).float(), views["labels"]
         entropy, dice = functional.cross_entropy(logits, labels), soft_dice(logits, labels)
-        counts = torch.bincount(labels.flatten(), minlength=self.classes)
-        return {
-            "loss": entropy - dice,
-            "dice": dice.detach(),
-            "accuracy": (logits.argmax(1) == labels).float().mean(),
-            "chance": counts.max() / labels.numel(),
-        }
+        right = labels.where(logits.argmax(1) == labels, -1)
+        found, there = (torch.stack([(m == c).sum() for c in range(self.classes)]) for m in (right, labels))
+        accuracy = (found / there.clamp(min=1)).sum() / (there > 0).sum()
+        return {"loss": entropy - dice, "dice": dice.detach(), "accuracy": accuracy}
 
 
 def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
