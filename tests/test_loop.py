@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from loop_task import LENGTH, Restoration, train
 
 from trainers.core import checkpoints
+from trainers.core.cases import each_case
 from trainers.core.environment import seed_everything
 from trainers.core.errors import TrainingError
+from trainers.core.estimate import Estimate
 from trainers.core.optimisers import OptimiserSettings
+from trainers.core.progress import Progress
+from trainers.core.trackers import Trackers
 
 SCRIPT = Path(__file__).with_name("loop_task.py")
 
@@ -78,10 +87,10 @@ def test_a_training_writes_a_line_an_epoch_a_figure_and_an_inert_checkpoint(stra
 
 def test_stopped_within_an_epoch_it_goes_on_with_the_next_step(straight, tmp_path) -> None:
     process = start(tmp_path, pause=0.4)
-    while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
+    while not (tmp_path / "checkpoint_latest.pth").exists():  # the last that is done for an epoch
         time.sleep(0.05)
         assert process.poll() is None
-    time.sleep(1.6)  # the figure is drawn first
+    time.sleep(1)
     process.send_signal(signal.SIGUSR1)
     said, _ = process.communicate(timeout=60)
     stopped = json.loads(said)
@@ -227,3 +236,135 @@ def test_processes_that_a_library_forks_end_when_they_are_told_to() -> None:
     """Else multiprocessing waits for them for ever."""
     done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_any_bit_that_is_turned_over_is_noticed_or_changes_nothing(tmp_path) -> None:
+    path, draw = tmp_path / "checkpoint_latest.pth", random.Random(7)  # noqa: S311 - places, not secrets
+    wanted = {"weights": torch.arange(40.0), "position": {"epoch": 3}, "name": "a"}
+    checkpoints.save_state(path, wanted)
+    whole = path.read_bytes()
+    noticed = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        if checkpoints.damage(path):
+            noticed += 1
+            continue
+        found = checkpoints.load_state(path, torch.device("cpu"))
+        assert torch.equal(found.pop("weights"), wanted["weights"])
+        assert found == {"position": {"epoch": 3}, "name": "a"}
+    assert noticed > 100
+
+
+class Greedy(Restoration):
+    """Asks for more memory than any machine has."""
+
+    def losses(self, module: torch.nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": torch.empty(1 << 50).mean()}
+
+
+def test_out_of_memory_is_answered_with_what_to_change(tmp_path) -> None:
+    with pytest.raises(TrainingError, match="cpu: not enough memory for a step") as caught:
+        train(tmp_path, LENGTH, Greedy())
+    assert "batch_size" in caught.value.hint
+
+
+def test_what_a_training_will_take_is_told_once_from_three_steps(monkeypatch) -> None:
+    clock, said = [0.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    estimate = Estimate(Progress(said), torch.device("cpu"), iterations=240, validations=30, epochs_left=8)
+    for seconds in (90, 2, 3, 4, 50, 50):  # the first step warms up, and only three are measured
+        clock[0] += seconds
+        estimate.step()
+    assert said.getvalue().count("\n") == 1
+    wanted = r"about 12 min an epoch \(3 s a step\), 100 min in all; \d+\.\d GiB of memory used(, \d+\.\d free)?\n"
+    assert re.fullmatch(wanted, said.getvalue())
+
+
+class Board:
+    """Stands in for TensorBoard's writer, which is not installed with us."""
+
+    written: ClassVar[list] = []
+
+    def __init__(self, folder: str, purge_step: int) -> None:
+        self.written.append(("begin", Path(folder).name, purge_step))
+
+    def add_scalar(self, key: str, value: float, step: int) -> None:
+        self.written.append((key, value, step))
+
+    def close(self) -> None:
+        self.written.append("closed")
+
+
+def test_services_get_the_numbers_and_a_training_that_goes_on_is_the_same_run_there(tmp_path, monkeypatch) -> None:
+    calls: list = []
+    wandb = types.SimpleNamespace(
+        init=lambda **how: (
+            calls.append(how) or types.SimpleNamespace(log=lambda *a, **b: calls.append((a, b)), finish=int)
+        )
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Board))
+    monkeypatch.setattr(Board, "written", [])
+    for epoch in (0, 1):
+        trackers = Trackers(tmp_path, ("tensorboard", "wandb"), figure=False, epoch=epoch)
+        trackers.log({"epoch": epoch, "loss": 0.5 - epoch, "dice": [0.1, 0.2]})
+        trackers.close()
+    assert Board.written == [
+        ("begin", "tensorboard", 0), ("loss", 0.5, 0), "closed",
+        ("begin", "tensorboard", 1), ("loss", -0.5, 1), "closed",
+    ]  # fmt: skip
+    first, numbers, second, _ = calls
+    assert first["id"] == second["id"] != ""
+    assert second["resume"] == "allow"
+    assert numbers == (({"loss": 0.5},), {"step": 0})
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(TrainingError, match="tracker wandb: it is not installed"):
+        Trackers(tmp_path, ("wandb",))
+
+
+def test_the_figure_is_drawn_at_most_once_a_minute_and_at_the_end(tmp_path, monkeypatch) -> None:
+    clock, drawn = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("trainers.core.trackers.draw", lambda _: drawn.append(clock[0]))
+    trackers = Trackers(tmp_path)
+    for epoch in range(8):
+        trackers.log({"epoch": epoch, "loss": 1.0}, last=epoch == 7)
+        clock[0] += 25
+    assert drawn == [0, 75, 150, 175]
+
+
+def test_a_stop_waits_for_the_cases_at_work_and_not_for_the_queue() -> None:
+    done: list[str] = []
+
+    def work(case: str) -> None:
+        time.sleep(0.002)
+        done.append(case)
+
+    def stop(_: str) -> None:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        each_case(work, [str(number) for number in range(1000)], 2, stop)
+    assert len(done) < 100
+
+
+def test_no_more_cases_are_at_work_than_memory_holds(monkeypatch) -> None:
+    monkeypatch.setattr("trainers.core.cases.free_memory", lambda: 1000)
+    at_work, most, lock = {"large": 0, "small": 0}, {}, threading.Lock()
+
+    def work(case: str) -> None:
+        kind = case.split(maxsplit=1)[0]
+        with lock:
+            at_work[kind] += 1
+            assert not (at_work["large"] and sum(at_work.values()) > 1)
+            most[kind] = max(most.get(kind, 0), at_work[kind])
+        time.sleep(0.01)
+        with lock:
+            at_work[kind] -= 1
+
+    names = [f"small {number}" for number in range(12)] + ["large 1", "large 2"]
+    nbytes = {"small": 300, "large": 5000}  # of the 800 that may be taken
+    each_case(work, names, 8, lambda _: None, nbytes=lambda case: nbytes[case.split()[0]])
+    assert most == {"small": 2, "large": 1}

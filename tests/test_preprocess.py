@@ -6,6 +6,7 @@ import contextlib
 import io
 import pickle
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import blosc2
@@ -211,3 +212,28 @@ def test_no_step_forks_a_process(test_data, cache, tmp_path, monkeypatch) -> Non
     monkeypatch.setattr("os.fork", fork)
     run(dataset, cache)
     assert len(list((cache / dataset.name / "nnUNetPlans_3d_fullres").glob("*.pkl"))) == 2
+
+
+@pytest.mark.parametrize("name", ["Dataset501_SpinalCordT2w", "Dataset502_SpinalCordMTS"])
+def test_the_memory_that_a_case_takes_is_foreseen(test_data, cache, tmp_path, name) -> None:
+    dataset = copy_of(test_data, name, tmp_path / "raw", 1)
+    prepared = run(dataset, cache)
+    plans, raw = PlansManager(prepared.plans), RawCases(dataset, prepared.dataset_json)
+    settings, (case,) = plans.get_configuration("3d_fullres"), raw.files
+
+    def taken(work) -> int:
+        tracemalloc.start()
+        try:
+            kept = work()
+            assert kept is not None
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    def whole() -> bool:
+        arrays = prepare.preprocess(raw.read(case), plans, settings, prepared.dataset_json)
+        prepare.save(tmp_path, case, arrays, tuple(settings.patch_size), 1)
+        return True
+
+    assert taken(lambda: raw.read(case)) < prepare.nbytes(raw, case) < 6 * taken(lambda: raw.read(case))
+    assert taken(whole) < prepare.nbytes(raw, case, plans, settings) < 6 * taken(whole)

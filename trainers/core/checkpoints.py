@@ -63,9 +63,25 @@ def damage(path: Path) -> str:
                 with archive.open(info) as member:
                     while member.read(CHUNK_BYTES):
                         pass
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        return (str(error) or type(error).__name__).splitlines()[0]
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        return _first_line(error)
+    try:  # torch reads the directory at a file's end in another way, and all there is of it
+        _read(path, torch.device("cpu"), mapped=True)
+    except TrainingError as error:
+        return error.message
     return ""
+
+
+def _read(path: Path, device: torch.device, *, mapped: bool = False) -> Any:
+    """Read a file without executing anything; `mapped` leaves the tensors where they are."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+    except Exception as error:  # torch raises a different class for each way a file can be wrong
+        raise TrainingError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def newest(folder: Path, progress: Progress) -> Path | None:
@@ -92,12 +108,11 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint without executing anything."""
     problem = damage(path)
     if problem:
-        raise TrainingError(f"{path}: damaged: {problem}", hint="use another checkpoint, or train again")
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises a different class for each way a file can be wrong
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise TrainingError(f"{path}: holds more than tensors and plain values: {reason}") from error
+        raise TrainingError(
+            f"{path}: damaged, or holds more than tensors and plain values: {problem}",
+            hint="use another checkpoint, or train again",
+        )
+    state = _read(path, device)
     if not isinstance(state, dict):
         raise TrainingError(f"{path}: a {type(state).__name__}, not a checkpoint")
     return state

@@ -74,6 +74,11 @@ def free_memory() -> int | None:
         return free
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no room for an array; torch has a class of errors for that on GPUs alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def choose_device(wanted: str) -> torch.device:
     """Return the device of that name; `auto` takes CUDA, then Apple's MPS, then the CPU.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainers.core import checkpoints, trackers
 from trainers.core.distributed import Ranks
-from trainers.core.environment import bf16_here, seed_everything
+from trainers.core.environment import bf16_here, is_out_of_memory, seed_everything
 from trainers.core.errors import TrainingError
 from trainers.core.estimate import Estimate
 from trainers.core.optimisers import OptimiserSettings
@@ -133,12 +133,12 @@ class Loop:
         if self.ranks.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             module = DistributedDataParallel(module, device_ids=ids)
-        log = trackers.Trackers(self.folder, settings.trackers if self.ranks.first else ())
-        left = settings.epochs - place.epoch
+        left = settings.epochs - place.epoch - place.iteration / settings.iterations
         estimate = Estimate(progress, self.device, iterations=settings.iterations, epochs_left=left)
         total = settings.epochs * settings.iterations
         done = place.epoch * settings.iterations + place.iteration
-        with progress.bar("train", total, completed=done) as advance:
+        log = trackers.Trackers(self.folder, settings.trackers if self.ranks.first else (), epoch=place.epoch)
+        with closing(log), progress.bar("train", total, completed=done) as advance:
             reason = ""
             while not reason and self.position.epoch < settings.epochs:
                 reason = self._epoch(module, stopping, estimate, advance)
@@ -146,7 +146,6 @@ class Loop:
                     self._save()
                 else:
                     self._end_epoch(log, advance)
-        log.close()
         return Outcome(epoch=self.position.epoch, stopped=reason)
 
     def _epoch(self, module: nn.Module, stopping: Stopping, estimate: Estimate, advance: Any) -> str:
@@ -187,7 +186,9 @@ class Loop:
             if self.ranks.any(not math.isfinite(found[LOSS]), self.device):
                 return self._skip()
             self._scaler.scale(losses[LOSS]).backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise TrainingError(
                 f"{self.device}: not enough memory for a step",
                 hint="a smaller batch_size or patch_size; nothing is lost, run the same command again",

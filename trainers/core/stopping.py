@@ -29,12 +29,13 @@ class Stopping:
     'the time limit of 0 minutes'
     """
 
-    def __init__(self, minutes: float | None = None) -> None:
-        self.minutes = minutes
+    def __init__(self, minutes: float | None = None, *, since: float | None = None) -> None:
+        self.minutes = minutes  # from `since` on, a moment of time.monotonic(); from now on where there is none
         self._signal: int | None = None
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
-        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        since = time.monotonic() if since is None else since
+        self._deadline = None if minutes is None else since + 60 * minutes
 
     def __enter__(self) -> Self:
         """Take over the signals."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,15 @@ FEWEST_POINTS = 2
 class Trackers:
     """Writes one line an epoch; see `log`."""
 
-    def __init__(self, folder: Path, also: Sequence[str] = (), *, figure: bool = True) -> None:
+    def __init__(self, folder: Path, also: Sequence[str] = (), *, figure: bool = True, epoch: int = 0) -> None:
+        """Begin at an epoch; what services were told of it and later ones by a process that was killed is dropped."""
         self.folder, self._figure = folder, figure
         self._figure_at = -math.inf
         self._board: Any = None
         self._wandb: Any = None
         for tracker in also:
             if tracker == "tensorboard":
-                self._board = _tensorboard(folder)
+                self._board = _tensorboard(folder, epoch)
             else:
                 self._wandb = _wandb(folder)
 
@@ -105,12 +107,12 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, epoch: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise TrainingError("tracker tensorboard: it is not installed", hint="pip install tensorboard") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
 
 def _wandb(folder: Path) -> Any:
@@ -118,4 +120,9 @@ def _wandb(folder: Path) -> Any:
         import wandb
     except ImportError as error:
         raise TrainingError("tracker wandb: it is not installed", hint="pip install wandb") from error
-    return wandb.init(dir=str(folder), name=f"{folder.parent.name}-{folder.name}", resume="allow")
+    known = folder / "wandb.id"  # with it a training that goes on is the same run there
+    if not known.is_file():
+        with atomic_path(known) as temporary:
+            temporary.write_text(uuid.uuid4().hex[:8], encoding="ascii")
+    name = f"{folder.parent.name}-{folder.name}"
+    return wandb.init(dir=str(folder), name=name, id=known.read_text(encoding="ascii"), resume="allow")

@@ -9,6 +9,7 @@ The cache folder belongs to one content of the dataset (its name holds the hash)
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from trainers.core.cases import each_case
 from trainers.core.environment import cpu_count
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
+from trainers.data.resample import new_shape
 from trainers.segmentation.config import PLANNERS, PLANS_NAMES, SegmentationSettings
 from trainers.segmentation.fingerprint import facts, fingerprint
 from trainers.segmentation.preprocess import is_nnunets_own, preprocess, save
@@ -39,7 +41,10 @@ if TYPE_CHECKING:
     from trainers.core.progress import Progress
 
 LOADERS = "nnUNet_n_proc_DA"
+AXES = 3
 KEEP_BYTES = 1 << 30  # of raw cases between fingerprint and preprocessing; beyond that they are read again
+# Bytes that a case takes at most for each voxel: of a channel, and beside the channels.
+READING, RAW, RESAMPLED = (8, 22), (8, 6), (8, 62)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +85,27 @@ def _fingerprint(target: Path, cases: RawCases, threads: int, progress: Progress
     if target.is_file() and _is_json(target):
         return
     with progress.stage("fingerprint"), progress.bar("fingerprint", len(cases.files)) as advance:
-        found = each_case(lambda case: facts(cases.read(case), len(cases.files)), list(cases.files), threads, advance)
+        found = each_case(
+            lambda case: facts(cases.read(case), len(cases.files)), list(cases.files), threads, advance,
+            nbytes=lambda case: nbytes(cases, case),
+        )  # fmt: skip
         write_json(target, fingerprint([found[case] for case in cases.files]))
+
+
+def nbytes(
+    cases: RawCases, case: str, plans: PlansManager | None = None, configuration: ConfigurationManager | None = None
+) -> int:
+    """Return about the most memory that a case takes: to be read, and with a configuration to be preprocessed."""
+    shape, spacing = cases.header(case)
+    voxels, channels = math.prod(shape), len(cases.files[case]["images"])
+    reading = voxels * (READING[0] * channels + READING[1])
+    if plans is None or configuration is None or len(shape) != AXES:
+        return reading
+    along = [spacing[axis] for axis in plans.transpose_forward]
+    target = list(configuration.spacing)
+    size = new_shape([shape[axis] for axis in plans.transpose_forward], along, along[: AXES - len(target)] + target)
+    resampled = math.prod(size) * (RESAMPLED[0] * channels + RESAMPLED[1])
+    return max(reading, voxels * (RAW[0] * channels + RAW[1]) + resampled)
 
 
 def _is_json(path: Path) -> bool:
@@ -153,7 +177,7 @@ def _preprocess(
             _nnunets_way(cases, case, out, manager, settings)
 
     with progress.stage("preprocess"), progress.bar("preprocess", len(missing)) as advance:
-        each_case(one, missing, threads, advance)
+        each_case(one, missing, threads, advance, nbytes=lambda case: nbytes(cases, case, manager, settings))
 
 
 def _nnunets_way(cases: RawCases, case: str, out: Path, plans: PlansManager, settings: ConfigurationManager) -> None:

@@ -80,6 +80,16 @@ class RawCases:
         with self._lock:
             self._kept.pop(case, None)
 
+    def header(self, case: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Return shape and spacing (mm) along Z, Y and X that the first image's header tells; () where it does not."""
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(self.files[case]["images"][0])
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:  # reading it will say what is wrong
+            return (), ()
+        return tuple(reader.GetSize()[VOLUME - 1 :: -1]), tuple(reader.GetSpacing()[VOLUME - 1 :: -1])
+
     def _read(self, case: str) -> RawCase:
         files = self.files[case]
         channels = [self._volume(path) for path in files["images"]]
