@@ -12,44 +12,94 @@ import sys
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
+from trainers.core.errors import TrainingError
 from trainers.data.store import open_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-OPEN_CASES = 256  # kept open by each thread
+T = TypeVar("T")
+MOST_FILES = 4096  # that are open at once
+MOST_BYTES = 1 << 29  # of sampled voxels in memory
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, KeyError)
+
+
+class Kept(Generic[T]):
+    """What was used last, up to a size in all. Safe for threads."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.size = most, 0
+        self._things: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], tuple[T, int]]) -> T:
+        """Return the thing of a key; `make` gives it with its size where it is not kept."""
+        with self._lock:
+            if key in self._things:
+                self._things.move_to_end(key)
+                return self._things[key][0]
+        thing, size = make()
+        with self._lock:
+            self.size += size - self._things.pop(key, (None, 0))[1]
+            self._things[key] = thing, size
+            while self.size > self.most and len(self._things) > 1:
+                self.size -= self._things.popitem(last=False)[1][1]
+        return thing
+
+
+def _files_at_once() -> int:
+    """Return half of the files that the system lets this process open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return MOST_FILES // 16
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_FILES if limit == resource.RLIM_INFINITY else min(limit // 2, MOST_FILES)
+
+
+VOLUMES: Kept[tuple[Any, Any]] = Kept(_files_at_once())
+PLACES: Kept[dict[Any, Any]] = Kept(MOST_BYTES)
 
 
 class CaseStore:
-    """The preprocessed cases of a folder, opened when they are first needed. Safe for threads."""
+    """The preprocessed cases of a folder, opened when they are first needed. Safe for threads.
+
+    Raises `TrainingError` naming a case that cannot be read.
+    """
 
     def __init__(self, folder: Path, cases: Sequence[str]) -> None:
         self.folder = folder
         self.cases = tuple(sorted(cases))
-        # Handles are not: two threads must not unpack through one of them.
-        self._opened = threading.local()
+        self._key = object()
 
     def shape(self, case: str) -> tuple[int, ...]:
         """Return the shape (Z, Y, X)."""
-        return tuple(self._open(case)[0].shape[1:])
+        return tuple(self._volumes(case)[0].shape[1:])
 
     def channels(self) -> int:
         """Return the number of channels."""
-        return int(self._open(self.cases[0])[0].shape[0])
+        return int(self._volumes(self.cases[0])[0].shape[0])
 
     def places(self, case: str) -> dict[Any, NDArray[np.int64]]:
         """Return sampled voxels (0, z, y, x) of each class, or of each region under a tuple of its labels."""
-        found: dict[Any, NDArray[np.int64]] = self._open(case)[2]
-        return found
+
+        def make() -> tuple[dict[Any, NDArray[np.int64]], int]:
+            try:
+                found = self.read_places(case)
+            except UNREADABLE as error:
+                raise self._damaged(case, error) from error
+            return found, sum(np.asarray(places).nbytes for places in found.values())
+
+        return PLACES.get((self._key, case), make)
 
     def read(self, case: str, box: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """Return the part of a box that lies in the image: image (C, Z, Y, X) float32, labels (1, Z, Y, X) int16.
@@ -57,7 +107,7 @@ class CaseStore:
         Also the lower corner of that part in the box. The box (first voxel and last one plus one along each axis)
         may reach beyond the image, or lie beyond it: then the part is empty.
         """
-        image, labels, _ = self._open(case)
+        image, labels = self._volumes(case)
         inside = [
             (min(max(low, 0), size), max(min(high, size), 0))
             for (low, high), size in zip(box, image.shape[1:], strict=True)
@@ -68,21 +118,37 @@ class CaseStore:
         if any(low == high for low, high in inside):
             empty = (0,) * (len(box))
             return torch.empty((image.shape[0], *empty)), torch.empty((1, *empty), dtype=torch.int16), corner
-        return torch.from_numpy(image[key]), torch.from_numpy(labels[key]), corner
+        try:
+            return torch.from_numpy(image[key]), torch.from_numpy(labels[key]), corner
+        except UNREADABLE as error:
+            raise self._damaged(case, error) from error
 
-    def _open(self, case: str) -> tuple[Any, Any, dict[Any, Any]]:
-        opened: OrderedDict[str, tuple[Any, Any, dict[Any, Any]]] = self._opened.__dict__.setdefault(
-            "cases", OrderedDict()
+    def open(self, case: str) -> tuple[Any, Any]:
+        """Open image and labels of a case."""
+        return open_volume(self.folder / f"{case}.b2nd"), open_volume(self.folder / f"{case}_seg.b2nd")
+
+    def read_places(self, case: str) -> dict[Any, NDArray[np.int64]]:
+        """Read what `places` gives."""
+        with (self.folder / f"{case}.pkl").open("rb") as file:
+            found: dict[Any, NDArray[np.int64]] = pickle.load(file)["class_locations"]  # noqa: S301 - of our own cache
+        return found
+
+    def _volumes(self, case: str) -> tuple[Any, Any]:
+        def make() -> tuple[tuple[Any, Any], int]:
+            try:
+                return self.open(case), 2
+            except UNREADABLE as error:
+                raise self._damaged(case, error) from error
+
+        # A pair for each thread: two must not unpack through one handle.
+        return VOLUMES.get((self._key, threading.get_ident(), case), make)
+
+    def _damaged(self, case: str, error: Exception) -> TrainingError:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return TrainingError(
+            f"{self.folder / case}: the preprocessed case cannot be read: {reason}",
+            hint=f"delete {self.folder}: mreg train makes it again",
         )
-        if case not in opened:
-            with (self.folder / f"{case}.pkl").open("rb") as file:
-                places = pickle.load(file)["class_locations"]  # noqa: S301 - of our own cache
-            image, labels = (open_volume(self.folder / f"{case}{end}.b2nd") for end in ("", "_seg"))
-            opened[case] = (image, labels, places)
-            if len(opened) > OPEN_CASES:
-                opened.popitem(last=False)
-        opened.move_to_end(case)
-        return opened[case]
 
 
 @dataclass(frozen=True, kw_only=True)

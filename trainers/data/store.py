@@ -13,6 +13,7 @@ long to write and saves 4 % of the space of a resampled volume.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import blosc2
@@ -73,4 +74,5 @@ def _filter(volume: NDArray[Any], chunks: Sequence[int], blocks: Sequence[int], 
 
 def open_volume(path: Path) -> Any:
     """Open an array for reading: slices of it are NumPy arrays, and only the blocks that they touch are unpacked."""
-    return blosc2.open(urlpath=str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+    mapped = {} if os.name == "nt" else {"mmap_mode": "r"}  # not on Windows, as in nnU-Net
+    return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapped)

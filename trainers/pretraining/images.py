@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trainers.data.loader import PatchLoader
-from trainers.data.patches import OPEN_CASES, CaseStore, Sampling
+from trainers.data.patches import CaseStore, Sampling
 from trainers.data.store import open_volume
 
 if TYPE_CHECKING:
@@ -53,19 +52,15 @@ class ImageStore(CaseStore):
         super().__init__(folder, cases)
         self._anonymised, self._anatomy = anonymised, anatomy
 
-    def _open(self, case: str) -> tuple[Any, Any, dict[Any, Any]]:
-        opened: OrderedDict[str, tuple[Any, Any, dict[Any, Any]]] = self._opened.__dict__.setdefault(
-            "cases", OrderedDict()
-        )
-        if case not in opened:
-            image, mask = self.folder / f"{case}.b2nd", self.folder / f"{case}__anon.b2nd"
-            masked = self._anonymised and mask.is_file()
-            places = _inside(self.folder / f"{case}__anat.b2nd") if self._anatomy else {}
-            opened[case] = (open_volume(image), Anonymised(open_volume(mask)) if masked else Nothing(), places)
-            if len(opened) > OPEN_CASES:
-                opened.popitem(last=False)
-        opened.move_to_end(case)
-        return opened[case]
+    def open(self, case: str) -> tuple[Any, Any]:
+        """Open image and mask."""
+        image, mask = self.folder / f"{case}.b2nd", self.folder / f"{case}__anon.b2nd"
+        masked = self._anonymised and mask.is_file()
+        return open_volume(image), Anonymised(open_volume(mask)) if masked else Nothing()
+
+    def read_places(self, case: str) -> dict[Any, NDArray[np.int64]]:
+        """Read voxels of the anatomy mask."""
+        return _inside(self.folder / f"{case}__anat.b2nd") if self._anatomy else {}
 
 
 def _inside(mask: Path) -> dict[int, NDArray[np.int64]]:

@@ -42,7 +42,7 @@ OFF = Augmentation(
 SPATIAL = {
     "random_crop": False, "p_elastic_deform": 0, "p_rot_per_axis": 1, "p_synchronize_scaling_across_axes": 1,
     "border_mode_seg": "constant", "padding_value_seg": OUTSIDE, "mode_seg": "bilinear", "mode_image": "bilinear",
-    "padding_mode_image": "zeros", "align_corners": False,
+    "padding_mode_image": "zeros", "align_corners": False, "bg_style_seg_sampling": False, "seg_tiebreak": "nearest",
 }  # fmt: skip
 VOLUME = 3
 
@@ -63,11 +63,19 @@ def augmentation_of(transforms: Sequence[Any], patch: Sequence[int]) -> Augmenta
         p = transform.apply_probability if isinstance(transform, RandomTransform) else 1.0
         for place, (kind, read) in enumerate(READERS):
             if type(inner) is kind and place > reached and (changes := read(inner, p)) is not None:
-                reached = place
-                found = replace(found, **changes)
                 break
         else:
             raise UnknownTransformError(f"{inner}")
+        if p != 1 and not any(key.startswith("p_") for key in changes):
+            raise UnknownTransformError(f"{type(inner).__name__} with probability {p}")
+        if changes.get("gamma", found.gamma) != found.gamma and found.p_inverted_gamma:
+            raise UnknownTransformError("two ranges of gamma")
+        reached, found = place, replace(found, **changes)
+    slices = (0,) if found.flat else None
+    for transform in transforms:
+        inner = getattr(transform, "transform", transform)
+        if isinstance(inner, SimulateLowResolutionTransform):
+            _expect(inner, ignore_axes=slices)
     return found
 
 
@@ -92,8 +100,10 @@ def _around_one(value: Any) -> tuple[float, float]:
     raise UnknownTransformError(f"{value!r}")
 
 
-def _spatial(transform: Any, _: float) -> dict[str, Any]:
+def _spatial(transform: Any, p: float) -> dict[str, Any]:
     _expect(transform, **SPATIAL)
+    if p != 1:
+        raise UnknownTransformError(f"SpatialTransform with probability {p}")
     return {
         "p_rotation": transform.p_rotation, "rotation": _range(transform.rotation),
         "p_scaling": transform.p_scaling, "scaling": _range(transform.scaling),
@@ -135,6 +145,11 @@ def _gamma(transform: Any, p: float, *, inverted: bool) -> dict[str, Any] | None
     return {"p_inverted_gamma" if inverted else "p_gamma": p, "gamma": _around_one(transform.gamma)}
 
 
+def _masked(transform: Any) -> dict[str, Any]:
+    _expect(transform, channel_idx_in_seg=0, set_outside_to=0)
+    return {"masked": tuple(transform.apply_to_channels)}
+
+
 def _removed(transform: Any, _: float) -> dict[str, Any]:
     _expect(transform, label_value=OUTSIDE, set_to=0, segmentation_channels=None)
     return {}
@@ -153,7 +168,7 @@ READERS: list[tuple[type, Callable[[Any, float], dict[str, Any] | None]]] = [
     (GammaTransform, lambda transform, p: _gamma(transform, p, inverted=True)),
     (GammaTransform, lambda transform, p: _gamma(transform, p, inverted=False)),
     (MirrorTransform, lambda transform, _: {"mirror": tuple(transform.allowed_axes)}),
-    (MaskImageTransform, lambda transform, _: {"masked": tuple(transform.apply_to_channels)}),
+    (MaskImageTransform, lambda transform, _: _masked(transform)),
     (RemoveLabelTransform, _removed),
     (ConvertSegmentationToRegionsTransform, lambda _, __: {}),
     (DownsampleSegForDSTransform, lambda _, __: {}),
