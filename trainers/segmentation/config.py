@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PLANNERS = {
     "default": "ExperimentPlanner",
@@ -79,6 +79,13 @@ class SegmentationSettings(BaseModel):
         5.0, description="longest stretch of training that a kill may cost; 0 saves after every epoch"
     )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="services that show the numbers too")
+
+    @field_validator("configuration", mode="before")
+    @classmethod
+    def _no_cascades(cls, value: object) -> object:
+        if value == "3d_cascade_fullres":
+            raise ValueError("the second stage of a cascade is not trained here: take 3d_fullres, or 3d_lowres alone")
+        return value
 
     @model_validator(mode="after")
     def _an_encoder_sets_the_network(self) -> Self:

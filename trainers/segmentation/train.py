@@ -31,16 +31,20 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a training job; return the folds that were trained now and those that were done before.
 
     Job keys: dataset, run, cache, log (folders and a file), settings, splits, config (what the run's config.json
-    says), trainer_file (or null), gpus, pretrained (a checkpoint, or null).
+    says), trainer_file (or null), gpus, pretrained (a checkpoint, or null), and perhaps max_minutes and since (the
+    moment of time.monotonic() from which they count).
     """
     settings = SegmentationSettings.model_validate(job["settings"])
     run_folder = Path(job["run"])
     progress = Progress()
+    stopping = Stopping(job.get("max_minutes"), since=job.get("since"))  # preparing the data takes of that time
     with alone(run_folder), _talk_to(run_folder / "train.log"):
-        return _train(job, settings, run_folder, progress)
+        return _train(job, settings, run_folder, progress, stopping)
 
 
-def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path, progress: Progress) -> dict[str, Any]:
+def _train(
+    job: dict[str, Any], settings: SegmentationSettings, run_folder: Path, progress: Progress, stopping: Stopping
+) -> dict[str, Any]:
     workers = _set_environment(Path(job["cache"]), settings)
     import torch
 
@@ -49,16 +53,18 @@ def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path
 
     device = ready_device(settings.device)
     progress.say(f"device: {device} ({torch.get_num_threads()} threads, {workers} loader threads)")
+    if settings.compile and device.type != "cuda":
+        progress.say(f"warning: compile = true changes nothing on {device.type}: nnU-Net compiles on CUDA alone")
     beginning = _beginning(job, settings)
     prepared = prepare(Path(job["dataset"]), Path(job["cache"]), settings, cpu_count(), progress)
     write_json(run_folder / "plans.json", beginning.plans(prepared.plans) if beginning else prepared.plans)
-    write_json(run_folder / "splits_final.json", job["splits"])
+    _keep_split(run_folder, job["splits"])
     write_json(run_folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
     # config.json comes last: with it the folder is a run
     trainer = beginning.trainer if beginning else settings.trainer
     write_json(run_folder / "config.json", {**job["config"], "trainer": trainer})
     answer: dict[str, Any] = {"trained": [], "done_before": [], "stopped": ""}
-    with Stopping(job.get("max_minutes")) as stopping:
+    with stopping:
         for fold in settings.folds:
             folder = run_folder / f"fold_{fold}"
             if (folder / "checkpoint_final.pth").is_file() and (folder / "validation" / "summary.json").is_file():
@@ -75,14 +81,23 @@ def _train(job: dict[str, Any], settings: SegmentationSettings, run_folder: Path
     return answer
 
 
+def _keep_split(run_folder: Path, splits: list[dict[str, list[str]]]) -> None:
+    """Write the split that a run is trained with; refuse another one where a fold of it was begun."""
+    path = run_folder / "splits_final.json"
+    if path.is_file() and any(run_folder.glob("fold_*/*.pth")) and read_json(path) != splits:
+        raise TrainingError(
+            f"{path}: the dataset's split is another one since this run was begun",
+            hint="mreg train --restart trains with the new one; or bring the dataset's splits_final.json back",
+        )
+    write_json(path, splits)
+
+
 def _train_fold(
     job: dict[str, Any], fold: int | str, device: torch.device, progress: Progress, stopping: Stopping
 ) -> None:
     """Train one fold from its last checkpoint on, then validate it; raise `Stopped` when it must end before."""
-    import torch
-
     from trainers.core import checkpoints
-    from trainers.core.environment import seed_everything
+    from trainers.core.environment import is_out_of_memory, seed_everything
     from trainers.core.trackers import keep_lines
     from trainers.segmentation.trainer import Place
 
@@ -100,8 +115,8 @@ def _train_fold(
     final = place.folder / checkpoints.FINAL
     seed_everything(settings.seed)
     trainer = _build(job, settings, place, device)
-    trainer.initialize()
     try:
+        trainer.initialize()
         if final.is_file():
             _load(trainer, final)
         else:
@@ -114,9 +129,13 @@ def _train_fold(
                 trainer.run_training()
         with progress.stage(f"validate fold {fold}"):
             trainer.perform_actual_validation()
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        plan = trainer.configuration_manager
+        patch = " x ".join(str(size) for size in plan.patch_size)
         raise TrainingError(
-            f"fold {fold}: {device} has not enough memory for batch size {trainer.batch_size}",
+            f"fold {fold}: {device} has not enough memory for a batch of {plan.batch_size} patches of {patch} voxels",
             hint="--set batch_size=… or --set patch_size=… smaller, or another planner; nothing is lost",
         ) from error
 
@@ -156,6 +175,8 @@ def _build(job: dict[str, Any], settings: SegmentationSettings, place: Place, de
     ):
         if value is not None:
             setattr(trainer, attribute, value)
+    if trainer.disable_checkpointing:
+        raise TrainingError(f"trainer {name} writes no checkpoints: nothing would be left of its training")
     return trainer
 
 
@@ -244,7 +265,7 @@ def _rank(rank: int, job: dict[str, Any], fold: int | str, port: int) -> None:
     try:
         with open(os.devnull, "w", encoding="utf-8") as null:  # noqa: PTH123 - a device, not a file of ours
             progress = Progress(None if rank == 0 else null)
-            with Stopping(job.get("max_minutes")) as stopping, suppress(Stopped):
+            with Stopping(job.get("max_minutes"), since=job.get("since")) as stopping, suppress(Stopped):
                 _train_fold(job, fold, torch.device("cuda", rank), progress, stopping)
     finally:
         torch.distributed.destroy_process_group()

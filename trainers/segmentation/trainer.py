@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +41,15 @@ if TYPE_CHECKING:
     from trainers.segmentation.pretrained import Beginning
 
 STEPS = "mreg_steps"  # key of nnU-Net's log for the losses of an unfinished epoch
+# Methods of nnU-Net's whose results our loaders do not ask for.
+LOADING = ("get_tr_and_val_datasets", "get_validation_transforms")
 FLAT = 2  # axes of a flat patch
 SECONDS_BETWEEN_FIGURES = 60.0  # drawing progress.png costs half a second of CPU
+TOO_MANY_SKIPPED = 50  # steps in a row without a finite loss
+
+
+class _NoNumberError(Exception):
+    """The gradient of a step is not finite: nothing was changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +85,8 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
     _figure_at = -math.inf
     _saved_at = 0.0
     _bf16 = False
-    _outputs: list[dict[str, float]]  # of the steps of the epoch that are done
+    _outputs: list[dict[str, float]]  # of the steps of the epoch that are done; NaN where one was skipped
+    _skipped_in_a_row = 0
 
     @property
     def output_folder_base(self) -> str:
@@ -134,6 +142,8 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
         if self.place.beginning:
             self.place.beginning.start(plain(self.network), self.place.folder, self.place.progress)
         self._outputs = []  # not in a constructor: nnU-Net reads the constructor's arguments from its own frame
+        if self.grad_scaler is None:  # on CUDA the scaler leaves out what is not finite
+            self.optimizer.register_step_pre_hook(_refuse)
         self._bf16 = self.place.precision == "bf16" or (self.place.precision == "auto" and bf16_here(self.device))
         if self._bf16 and self.device.type == "cpu":
             # oneDNN's bfloat16 convolutions want the channels last: 2.2 times the speed of float32, 1.5 without.
@@ -149,11 +159,16 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return our loaders, or nnU-Net's where the trainer class loads or transforms in a way of its own."""
-        if super().get_dataloaders.__func__ is nnUNetTrainer.get_dataloaders:
+        inherited: Any = super()
+        changed = [name for name in LOADING if getattr(type(self), name) is not getattr(nnUNetTrainer, name)]
+        if inherited.get_dataloaders.__func__ is nnUNetTrainer.get_dataloaders and not changed:
             try:
                 return loaders(self, seed=self.place.seed, threads=self.place.threads)
             except UnknownTransformError as unknown:
                 self.place.progress.say(f"nnU-Net's own loaders are used: the trainer asks for {unknown}")
+        else:
+            what = ", ".join(changed or ["get_dataloaders"])
+            self.place.progress.say(f"nnU-Net's own loaders are used: the trainer has its own {what}")
         found: tuple[Any, Any] = super().get_dataloaders()
         return found
 
@@ -174,20 +189,34 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
                 loader.start(self.current_epoch, number)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Train on one batch, and tell and save what is due.
-
-        Random numbers depend on seed, step and rank, so that a resumed training draws what it would have drawn.
-        """
-        step = self.current_epoch * self.num_iterations_per_epoch + len(self._outputs)
-        seed_everything(self.place.seed + 1_000_003 * (step + 1) + self.local_rank)
-        with self._precision():
-            result: dict[str, Any] = super().train_step(batch)
-        self._outputs.append({"loss": float(result["loss"])})
+        """Train on one batch, and tell and save what is due."""
+        result: dict[str, Any] = {"loss": np.array(math.nan)}
+        with self._precision(), suppress(_NoNumberError):
+            result = super().train_step(batch)
+        loss = float(result["loss"])
+        self._outputs.append({"loss": loss})
+        if not math.isfinite(loss):
+            self._skipped(batch)
+        else:
+            self._skipped_in_a_row = 0
         self._estimate.step()
         self._advance()
         if len(self._outputs) < self.num_iterations_per_epoch:
             self._stop_or_save()
         return result
+
+    def _skipped(self, batch: dict[str, Any]) -> None:
+        """Tell of a step that could not be taken; a training that takes none any more has failed."""
+        self._skipped_in_a_row += 1
+        cases = ", ".join(sorted({str(case) for case in batch.get("keys", ())}))
+        where = f"epoch {self.current_epoch + 1}, step {len(self._outputs)}"
+        if self._skipped_in_a_row == 1:
+            self.place.progress.say(f"warning: {where} is skipped: its loss or gradient is not finite (cases: {cases})")
+        if self._skipped_in_a_row >= TOO_MANY_SKIPPED:
+            raise TrainingError(
+                f"fold {self.place.fold}: {self._skipped_in_a_row} steps in a row without a finite loss, until {where}",
+                hint="mreg data verify looks for bad images; else a smaller --set initial_lr=… may help",
+            )
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Measure one batch."""
@@ -206,7 +235,8 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
 
     def on_epoch_end(self) -> None:
         """Write the epoch's line to metrics.jsonl, and a checkpoint when the last one is old enough."""
-        epoch, self._outputs = self.current_epoch, []
+        epoch, skipped = self.current_epoch, sum(not math.isfinite(output["loss"]) for output in self._outputs)
+        self._outputs = []
         if not math.isfinite(self.logger.get_value("train_losses", -1)):
             raise TrainingError(
                 f"fold {self.place.fold}: the loss of epoch {epoch + 1} is not a number",
@@ -224,6 +254,7 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
             "mean_dice_ema": value("ema_fg_dice", -1),
             "learning_rate": value("lrs", -1),
             "seconds": value("epoch_end_timestamps", -1) - value("epoch_start_timestamps", -1),
+            "skipped": skipped,
         }
         self._log.log(line)
         dice = " ".join(f"{x:.2f}" for x in trackers.plain(line["dice"]) if x is not None)
@@ -239,7 +270,7 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
             told = ranks.any(bool(reason), self.device)
             reason = reason or ("another process was told to stop" if told else "")
         within = bool(self._outputs)
-        due = time.monotonic() - self._saved_at >= self.place.checkpoint_seconds
+        due = time.monotonic() - self._saved_at >= self.place.checkpoint_seconds and not self._skipped_in_a_row
         if reason or (due and self.place.checkpoint_seconds > 0) or (due and not within):
             self.current_epoch -= 1  # nnU-Net's save_checkpoint adds one
             self.save_checkpoint(str(self.place.folder / LATEST))
@@ -280,29 +311,53 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
         steps = self.num_iterations_per_epoch
         done = self.current_epoch * steps + len(self._outputs)
         also = self.place.trackers if self.local_rank == 0 else ()
-        self._log = trackers.Trackers(self.place.folder, also, figure=False)
-        left = self.num_epochs - self.current_epoch
-        self._estimate = Estimate(self.place.progress, self.device, iterations=steps, epochs_left=left)
-        with self.place.progress.bar(f"train fold {self.place.fold}", self.num_epochs * steps, completed=done) as bar:
+        self._log = trackers.Trackers(self.place.folder, also, figure=False, epoch=self.current_epoch)
+        self._estimate = Estimate(
+            self.place.progress, self.device, iterations=steps, validations=self.num_val_iterations_per_epoch,
+            epochs_left=self.num_epochs - done / steps,
+        )  # fmt: skip
+        title = f"train fold {self.place.fold}"
+        with closing(self._log), self.place.progress.bar(title, self.num_epochs * steps, completed=done) as bar:
             self._advance = bar
             self.on_train_start()
             while self.current_epoch < self.num_epochs:
                 self._train_epoch()
             self.on_train_end()
-        self._log.close()
+
+    def _seed(self) -> None:
+        """Let a step's random numbers depend on seed, step and rank: a resumed training draws what it would have."""
+        step = self.current_epoch * self.num_iterations_per_epoch + len(self._outputs)
+        seed_everything(self.place.seed + 1_000_003 * (step + 1) + self.local_rank)
 
     def _train_epoch(self) -> None:
         self.on_epoch_start()
         self.on_train_epoch_start()
         while len(self._outputs) < self.num_iterations_per_epoch:
+            self._seed()  # ahead of the batch: nnU-Net's own loaders draw from the global generators
             self.train_step(next(self.dataloader_train))
-        self.on_train_epoch_end([{"loss": np.array(output["loss"])} for output in self._outputs])
+        self.on_train_epoch_end(_without_skipped(self._outputs))
         with torch.no_grad():
             self.on_validation_epoch_start()
             batches = range(self.num_val_iterations_per_epoch)
             outputs = [self.validation_step(next(self.dataloader_val)) for _ in batches]
             self.on_validation_epoch_end(outputs)
         self.on_epoch_end()
+
+
+def _refuse(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+    """Keep a gradient that is not finite from the weights: one such step would be the end of the training."""
+    gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+    if not torch.isfinite(norms).all():
+        raise _NoNumberError
+
+
+def _without_skipped(outputs: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """Return as many losses with the mean of the steps that were taken in the place of the others."""
+    taken = [output["loss"] for output in outputs if math.isfinite(output["loss"])]
+    mean = sum(taken) / len(taken) if taken else math.nan
+    losses = (output["loss"] for output in outputs)
+    return [{"loss": np.array(loss if math.isfinite(loss) else mean)} for loss in losses]
 
 
 def wrap(trainer_class: type[nnUNetTrainer], place: Place) -> type[Any]:

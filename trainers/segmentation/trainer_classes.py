@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import traceback
 from pathlib import Path
 
 import nnunetv2
@@ -46,7 +47,15 @@ def _from_file(name: str, file: Path) -> type[nnUNetTrainer]:
     if spec is None or spec.loader is None:
         raise TrainingError(f"{file}: cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # anything may go wrong in a user's file
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        raise TrainingError(
+            f"{file}, line {line}: {type(error).__name__}: {error}", hint="the file must import; try it with python"
+        ) from error
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
         raise TrainingError(f"{file}: has no class {name} that derives from nnUNetTrainer")

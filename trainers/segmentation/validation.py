@@ -12,12 +12,17 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics, save_summa
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from torch import distributed
 
+from trainers.core.checkpoints import FINAL
+from trainers.core.stopping import Stopped
 from trainers.segmentation.label_maps import segment
 from trainers.segmentation.sliding_window import SlidingWindow, inference_type
 
 
 def validate(trainer: Any, *, save_probabilities: bool) -> None:
-    """Predict the fold's validation cases in this process and write nnU-Net's summary.json."""
+    """Predict the fold's validation cases in this process and write nnU-Net's summary.json.
+
+    Cases that the finished network has predicted before are left as they are. Raises `Stopped` between two cases.
+    """
     trainer.set_deep_supervision_enabled(False)
     place, window = trainer.place, _window(trainer)
     folder = place.folder / "validation"
@@ -25,8 +30,15 @@ def validate(trainer: Any, *, save_probabilities: bool) -> None:
     cases = sorted(trainer.do_split()[1])
     ranks = distributed.get_world_size() if trainer.is_ddp else 1
     about = (trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json)
+    file_ending = trainer.dataset_json["file_ending"]
     with place.progress.bar(f"validate fold {place.fold}", len(cases)) as advance:
         for case in cases[trainer.local_rank :: ranks]:
+            if not trainer.is_ddp and place.stopping and (reason := place.stopping.reason()):
+                raise Stopped(reason)
+            file = folder / f"{case}{file_ending}"
+            if not save_probabilities and _is_newer(file, place.folder / FINAL):
+                advance()
+                continue
             data, _, _, properties = trainer.dataset_class(trainer.preprocessed_dataset_folder, [case]).load_case(case)
             volume = np.asarray(data[:], dtype=np.float32)
             if save_probabilities:
@@ -37,14 +49,19 @@ def validate(trainer: Any, *, save_probabilities: bool) -> None:
                 )  # fmt: skip
             else:
                 labels = segment(window, volume, properties, *about)
-                file = str(folder / f"{case}{trainer.dataset_json['file_ending']}")
-                trainer.plans_manager.image_reader_writer_class().write_seg(labels, file, properties)
+                partial = folder / f".{case}.part{file_ending}"  # SimpleITK tells the format from the ending
+                trainer.plans_manager.image_reader_writer_class().write_seg(labels, str(partial), properties)
+                partial.replace(file)
             advance()
     if trainer.is_ddp:
         distributed.barrier()
     if trainer.local_rank == 0:
         _summarise(trainer, folder, cases)
     trainer.set_deep_supervision_enabled(True)
+
+
+def _is_newer(file: Path, checkpoint: Path) -> bool:
+    return file.is_file() and checkpoint.is_file() and file.stat().st_mtime_ns >= checkpoint.stat().st_mtime_ns
 
 
 def _window(trainer: Any) -> SlidingWindow:
