@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from command import run_mreg
+from fixtures_encoder import SEGMENTATION, write_segmentation_repo
 from fixtures_release import TAG, add_repo
 
+from registry import slurm
 from registry.files import sha256
 from registry.model_toml import find_repo
-from registry.starts import find_start
 from registry.stores.folder import FolderStore
 from trainers.pretraining.checkpoint import load
 
@@ -27,7 +28,7 @@ dataset = "data/raw/{NAME}"
 [train]
 recipe = "pretrain"
 method = "mae"
-encoder = "primus"
+encoder = "resenc"
 profile = "tiny"
 epochs = 1
 device = "cpu"
@@ -56,18 +57,18 @@ def test_an_encoder_is_trained_and_the_same_command_finds_it(repo):
     assert answer["trained"] == ["all"]
     assert answer["complete"]
     (run,) = (repo / "runs").iterdir()
-    assert run.name.startswith("pretrain-mae-primus-")
+    assert run.name.startswith("pretrain-mae-resenc-")
     config = json.loads((run / "config.json").read_text())
     assert config["dataset"]["image_orientation"] == "LPI"
     assert config["dataset"]["num_subjects"] == 3
     assert config["dataset"]["modalities"] == sorted(config["dataset"]["modalities"])
     assert "sub-" not in json.dumps(config)
-    assert load(run / "fold_all" / "checkpoint_final.pth").trainer_name == "mreg_mae_primus"
+    assert load(run / "fold_all" / "checkpoint_final.pth").trainer_name == "mreg_mae_resenc"
     again = run_mreg("train", "--json", cwd=repo)
     assert json.loads(again.stdout)["done_before"] == ["all"], again.stderr
 
 
-def test_what_was_trained_is_released_fetched_and_a_start_for_another_training(repo, tmp_path, mreg, monkeypatch):
+def test_what_was_trained_is_released_fetched_and_fine_tuned(repo, test_data, tmp_path, mreg, monkeypatch):
     (tmp_path / "registry").mkdir()
     monkeypatch.setenv("MREG_REGISTRY", f"dir:{tmp_path / 'registry'}")
     add_repo(FolderStore(tmp_path / "registry"), tmp_path / "first-commit", MODEL)
@@ -81,31 +82,42 @@ def test_what_was_trained_is_released_fetched_and_a_start_for_another_training(r
     assert not [finding for finding in report["findings"] if finding["code"] != "PRETRAIN008"], report  # one epoch
     done = mreg("fetch", f"{MODEL}@{TAG}")
     assert Path(done.stdout.strip()).read_bytes() == archive.read_bytes()
-    target = tmp_path / "model_seg_sc_t2"
-    target.mkdir()
-    (target / "model.toml").write_text('[model]\nname = "model_seg_sc_t2"\n')
-    start = find_start(find_repo(target), {"start_from": f"{MODEL}@{TAG}"})
-    assert (start.name, start.tag, start.sha256) == (MODEL, TAG, sha256(archive))
-    before, after = load(run / "fold_all" / "checkpoint_final.pth"), load(start.checkpoint)
-    assert after.plan == before.plan
-    assert all(torch.equal(after.weights[key], value) for key, value in before.weights.items())
+    model = write_segmentation_repo(tmp_path / SEGMENTATION, test_data, every=6)
+    short = [flag for change in ("epochs=1", "iterations=1", "fine_tuning=frozen") for flag in ("--set", change)]
+    done = run_mreg("train", "--json", "--from", f"{MODEL}@{TAG}", *short, cwd=model)
+    assert done.returncode == 0, done.stderr
+    tuned = model / json.loads(done.stdout)["run"]
+    start = json.loads((tuned / "config.json").read_text())["start"]
+    assert (start["name"], start["tag"], start["sha256"]) == (MODEL, TAG, sha256(archive))
+    before = load(run / "fold_all" / "checkpoint_final.pth").weights
+    after = torch.load(tuned / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    report = json.loads((tuned / "fold_0" / "pretrained.json").read_text())
+    encoder = {key for key in before if key.startswith(("encoder.stem.", "encoder.stages."))}
+    assert set(report["used"]) == encoder
+    assert set(report["skipped"]) == before.keys() - encoder
+    assert set(report["new"]) == after.keys() - encoder
+    assert f"{len(encoder)} weights taken, {len(report['skipped'])} left" in done.stderr
+    assert all(torch.equal(after[key], before[key]) for key in encoder)  # it was frozen
 
 
 @pytest.mark.long
-def test_other_settings_are_another_run(repo):
+def test_other_settings_are_another_run_and_a_cluster_trains_it(repo, monkeypatch):
     before = {path.name for path in (repo / "runs").glob("*")}
-    done = run_mreg("train", "--set", "seed=7", "--set", "batch_size=1", cwd=repo)
-    assert done.returncode == 0, done.stderr
-    assert len({path.name for path in (repo / "runs").glob("*")} - before) == 1
+    jobs, submit = [], slurm._submit
+    monkeypatch.setattr(slurm, "_submit", lambda *a: jobs.append(submit(*a)) or jobs[0])
+    submitted = slurm.submit(find_repo(repo), {"seed": 7, "batch_size": 1}, {}, cluster="local")
+    jobs[0]._process.wait(timeout=120)
+    assert jobs[0].result() == {"run": str(submitted.run), "trained": ["all"], "done_before": []}
+    assert {path.name for path in (repo / "runs").glob("*")} - before == {submitted.run.name}
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
         ("method=simmim encoder=resenc", "a convolutional encoder has none"),
-        ("method=s3d", "a Transformer does so with mae"),
+        ("method=s3d encoder=primus", "a Transformer does so with mae"),
         pytest.param("method_options={mask=0.5}", "no option 'mask'", marks=pytest.mark.long),
-        ("encoder_options={heads=5}", "width 48 over 5 heads"),
+        ("encoder=primus encoder_options={heads=5}", "width 48 over 5 heads"),
         ("folds=[0]", "folds"),
     ],
 )
