@@ -121,7 +121,7 @@ class Arm:
             truth = read_lesions(self.cut.cases[name], case.place.native)
             scores = lesion_scores(case.place.paste(probability) >= threshold, truth, case.place.spacing)
             rows.append(Shown(heading(scores), case.image, case.lesion, probability >= threshold))
-        draw_predictions(path, rows, self.settings.window)
+        draw_predictions(path, rows, self.settings.window, self.settings.geometry.spacing)
 
 
 Cases = list[tuple[Any, Any, tuple[float, float, float]]]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CARD = "README.md"
 PLACE = "figures"
 FIGURES = {  # of a run → what the card says they are
-    "predictions.png": "Slices of measured cases, each plain and with the reference in red and the prediction in green",
+    "predictions.png": "Slices of measured cases, each plain and with reference (orange) and prediction (blue)",
     "roc.png": "ROC curves of each label, with the area under each and its 95 % interval",
     "confusion.png": "Confusion matrix of each label: rows are true classes, columns predicted ones",
     "reliability.png": "Share of cases of a class against its predicted probability, for each label",

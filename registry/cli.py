@@ -14,34 +14,51 @@ import click
 from registry import __version__
 from registry.errors import MregError
 
-# Verb → the first line of its help. A test holds this table equal to the commands themselves.
-VERBS = {
-    "name": "Explain model names and release tags.",
-    "new": "Create a model's repository from its name.",
-    "data": "Import and verify datasets.",
-    "train": "Train a model with the recipe of its model.toml.",
-    "predict": "Run a model on images.",
-    "evaluate": "Measure a model on labelled cases.",
-    "check": "Report everything that is wrong with a repo, dataset, run, archive or release.",
-    "package": "Build the release archive of a run.",
-    "sign": "Sign a package's manifest with a key, before it is released.",
-    "release": "Publish a model's archive as a release.",
-    "draft": "Fetch and publish a draft, as the release workflow does.",
-    "fetch": "Download released models.",
-    "list": "List the registry's models.",
-    "show": "Show one model and its releases.",
-    "diff": "Tell what changed between two releases.",
-    "sct": "Show what the Spinal Cord Toolbox will do with a release.",
-    "verify": "Prove what a release's files are.",
-    "mirror": "Copy a release to a second place.",
-    "yank": "Withdraw a release, which stays downloadable.",
-    "doctor": "Tell what is missing on this machine, and what mends it.",
-    "demo": "Run the whole chain on real MRI, offline.",
+# Verb → the first line of its help, by what it is for. A test holds this table equal to the commands themselves.
+SECTIONS = {
+    "Make a model": {
+        "name": "Explain model names and release tags.",
+        "new": "Create a model's repository from its name.",
+        "data": "Import and verify datasets.",
+        "train": "Train a model with the recipe of its model.toml.",
+        "predict": "Run a model on images.",
+        "evaluate": "Measure a model on labelled cases.",
+        "check": "Report everything that is wrong with a repo, dataset, run, archive or release.",
+    },
+    "Release it": {
+        "package": "Build the release archive of a run.",
+        "sign": "Sign a package's manifest with a key, before it is released.",
+        "release": "Publish a model's archive as a release.",
+        "draft": "Fetch and publish a draft, as the release workflow does.",
+        "mirror": "Copy a release to a second place.",
+        "yank": "Withdraw a release, which stays downloadable.",
+    },
+    "Use what is released": {
+        "list": "List the registry's models.",
+        "show": "Show one model and its releases.",
+        "fetch": "Download released models.",
+        "verify": "Prove what a release's files are.",
+        "diff": "Tell what changed between two releases.",
+        "sct": "Show what the Spinal Cord Toolbox will do with a release.",
+    },
+    "On this machine": {
+        "doctor": "Tell what is missing on this machine, and what mends it.",
+        "demo": "Run the whole chain on real MRI, offline.",
+    },
 }
+VERBS = {verb: line for verbs in SECTIONS.values() for verb, line in verbs.items()}
 
 
 class Verbs(click.Group):
     """A group that imports a verb's module when the verb is called, and no sooner."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Leave colours out where the user wants none (no-color.org), or where the terminal knows none."""
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+            extra.setdefault("color", False)
+        return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order of the work."""
@@ -55,9 +72,11 @@ class Verbs(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of verbs from the table, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+        """Write the lists of verbs from the table, without importing them."""
+        width = max(map(len, VERBS))
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(verb.ljust(width), line) for verb, line in verbs.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -102,7 +121,12 @@ def explain_os_error(error: OSError) -> tuple[str, str]:
     return f"{where}{what}", ""
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog="mreg COMMAND --help has the options and examples of a command. The manual: "
+    "https://github.com/ivadomed/mreg#read-on",
+)
 @click.version_option(__version__, prog_name="mreg")
 def group() -> None:
     """Name, train, check, release and fetch medical-imaging models.

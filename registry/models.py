@@ -16,7 +16,7 @@ from registry.published import list_releases, pick, read_manifest
 from registry.stores import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from registry.manifest import Manifest
     from registry.stores import Release, RepoInfo, Store
@@ -76,13 +76,14 @@ class Model:
 
 
 def summaries(
-    store: Store, wanted: Mapping[str, str] | None = None, *, include_all: bool = False
+    store: Store, wanted: Mapping[str, str] | None = None, *, words: Sequence[str] = (), include_all: bool = False
 ) -> Iterator[ModelSummary]:
     """Yield the models whose names fit, sorted by name.
 
     `wanted` maps a field to one word or to several with hyphens, all of which must be in the name:
     `{"anatomy": "gm-wm"}`; defaults count, so `{"anatomy": "sc"}` finds `model_seg_t2`. Names outside the convention
-    come only with `include_all`, and never where a field is wanted.
+    come only with `include_all`, and never where a field is wanted. All of `words` must be somewhere in the name, the
+    description or the labels, in whatever capitals.
 
     Asks GitHub once for each hundred repositories, and once for each fifty models that fit (without a token: once for
     each): names are sorted out before releases are asked for, and what a line says stands in the release's notes.
@@ -97,7 +98,10 @@ def summaries(
     releases = store.newest_releases([info.name for info in infos])
     for info in infos:
         summary = _summary(info, releases.get(info.name, []))
-        yield summary if summary.labels or summary.orientation else _described(summary, store)
+        summary = summary if summary.labels or summary.orientation else _described(summary, store)
+        text = " ".join([summary.name, summary.description, *summary.labels]).casefold()
+        if all(word.casefold() in text for word in words):
+            yield summary
 
 
 def _described(summary: ModelSummary, store: Store) -> ModelSummary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -35,9 +36,21 @@ def warn(text: str) -> None:
     click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
 
+def next_step(*commands: str) -> None:
+    """Tell a person at the terminal what usually comes next; a log is not told."""
+    if is_terminal():
+        for number, command in enumerate(commands):
+            click.echo(f"{click.style('then:' if number else 'next:', fg='cyan')} {command}", err=True)
+
+
 def is_terminal() -> bool:
     """Whether a person is watching stderr; a job of CI may have a terminal, and only a log behind it."""
     return sys.stderr.isatty() and not os.environ.get("CI")
+
+
+def width() -> int | None:
+    """Return the columns of the terminal that shows the answer; None where none does."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def ask_secret(question: str) -> str:

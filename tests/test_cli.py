@@ -9,6 +9,7 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from registry import cli
 from registry.errors import MregError
@@ -32,8 +33,8 @@ def test_every_verb_explains_itself_with_examples(mreg, verb):
 
 def test_help_lists_every_verb(mreg):
     text = mreg("--help").stdout
-    listed = re.findall(r"^  (\w+)", text.partition("Commands:\n")[2], flags=re.MULTILINE)
-    assert listed == list(cli.VERBS)
+    assert re.findall(r"^  (\w+)  +[A-Z]", text, flags=re.MULTILINE) == list(cli.VERBS)
+    assert all(f"\n{title}:\n" in text for title in cli.SECTIONS)
 
 
 @pytest.mark.parametrize("code", ["import registry.cli", "main(['--help'])", "main(['name', 'model_seg_sc_t2'])"])
@@ -88,6 +89,18 @@ def test_an_expected_error_becomes_a_message_a_hint_and_status_1(mreg, failing):
 def test_an_error_without_a_hint_has_no_hint_line(mreg, failing):
     failing(MregError("no"))
     assert mreg("name").stderr == "error: no\n"
+
+
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colours_are_left_out_where_nobody_wants_them(monkeypatch, variable, value):
+    def shown(*arguments):
+        return CliRunner().invoke(cli.group, arguments, color=True).output
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert all("\x1b[" in shown(*arguments) for arguments in (["name", "model_seg_sc"], ["train", "nowhere"]))
+    monkeypatch.setenv(variable, value)
+    assert "\x1b[" not in shown("name", "model_seg_sc") + shown("train", "nowhere")
 
 
 def test_a_full_disk_is_named_with_its_file_and_the_way_out(mreg, failing):

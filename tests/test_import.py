@@ -117,6 +117,7 @@ def test_the_same_import_twice_changes_nothing_and_another_is_refused(mreg, bids
     dataset = imported(import_mni(mreg, bids, tmp_path / "raw"))
     before = contents(dataset)
     again = import_mni(mreg, bids, tmp_path / "raw")
+    assert json.loads(import_mni(mreg, bids, tmp_path / "raw", "--json").stdout) == {"dataset": str(dataset)}
     assert imported(again) == dataset
     assert "already imported" in again.stderr
     for flags in (("--orientation", "LPI"), ("--folds", "leave-one-out"), ("--threshold", "0.9")):

@@ -165,6 +165,8 @@ def test_a_table_is_made_from_bids_and_from_nnunet_and_comes_back(mreg, test_dat
     for path in (made[0] / "labelsTr").iterdir():
         assert np.array_equal(voxels(path), voxels(made[1] / "labelsTr" / path.name))
         assert np.array_equal(voxels(path), voxels(whole / "labelsTr" / path.name))
+    document = json.loads(mreg("data", "index", whole, tmp_path / "more.csv", "--json").stdout)
+    assert document == {"table": str(tmp_path / "more.csv"), "cases": len(list((whole / "labelsTr").iterdir()))}
     again = mreg("data", "index", whole, tmp_path / "bids.csv")
     assert (again.exit_code, "is there already" in again.stderr) == (1, True)
 

@@ -1,6 +1,7 @@
 """Signatures: OpenSSH reads ours, we read OpenSSH's, and nothing else passes for one."""
 
 import base64
+import json
 import shutil
 import stat
 import subprocess
@@ -208,6 +209,9 @@ def test_a_signed_release_has_the_signature_and_a_second_time_changes_nothing(re
 
 def test_a_signature_that_was_made_before_is_released(registry, repo, key, mreg):
     assert mreg("sign", repo.root, "--key", key).stdout.strip() == str(repo.dist / TAG / SIGNATURE_NAME)
+    document = json.loads(mreg("sign", repo.root, "--key", key, "--json").stdout)
+    assert document["signature"] == str(repo.dist / TAG / SIGNATURE_NAME)
+    assert document["fingerprint"].startswith("SHA256:")
     assert mreg("release", repo.root, "--tag", TAG, "--registry", registry.location).exit_code == 0
     assert SIGNATURE_NAME in asset_names(registry)
 

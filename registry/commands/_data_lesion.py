@@ -7,15 +7,17 @@ from pathlib import Path
 import click
 
 from registry import margins, output
-from registry.commands._options import registry_option
+from registry.commands._options import dataset_id_option, json_option, registry_option
 
 
 @click.command("crop")
 @click.argument("source", metavar="DATASET", type=click.Path(path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("--dataset-id", "number", type=click.IntRange(1, 999), required=True, help="NNN of DatasetNNN_Name.")
-@click.option("--name", default="", help="Name of the cropped dataset [default: the dataset's own].")
-@click.option("--cord-label", default="sc", show_default=True, help="Label that says where the cord is.")
+@dataset_id_option
+@click.option("--name", default="", metavar="NAME", help="Name of the cropped dataset [default: the dataset's own].")
+@click.option(
+    "--cord-label", default="sc", metavar="LABEL", show_default=True, help="Label that says where the cord is."
+)
 @click.option("--cord", metavar="DIR", type=click.Path(path_type=Path), help="Cord masks instead: DIR/CASE.nii.gz.")
 @click.option("--cord-model", metavar="NAME@TAG", help="Model that finds the cord instead.")
 @click.option("--detector", is_flag=True, help="SCT's own detector instead (the package sc_crop).")
@@ -30,6 +32,7 @@ from registry.commands._options import registry_option
     help="Margins around the cord: superior inferior left right anterior posterior.",
 )
 @registry_option
+@json_option
 def crop(
     source: Path,
     destination: Path,
@@ -41,6 +44,7 @@ def crop(
     detector: bool,
     pads_mm: tuple[float, ...],
     registry: str | None,
+    as_json: bool,
 ) -> None:
     """Crop a raw dataset to boxes around the cord.
 
@@ -51,8 +55,10 @@ def crop(
     \b
     Examples:
       mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511
-      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511 --pads 40 100 15 15 15 22
-      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511 --detector
+      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511 \\
+          --pads 40 100 15 15 15 22
+      mreg data crop data/raw/Dataset510_Lesions data/raw --dataset-id 511 \\
+          --detector
     """
     from registry.cropping import crop_dataset
 
@@ -60,15 +66,25 @@ def crop(
         source, destination, number=number, name=name, pads_mm=pads_mm, cord_label=cord_label, cord=cord,
         cord_model=cord_model, detector=detector, registry=registry,
     )  # fmt: skip
-    output.answer(folder)
+    if as_json:
+        output.document({"dataset": str(folder)})
+    else:
+        output.answer(folder)
 
 
 @click.command("index")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("table", type=click.Path(path_type=Path))
-@click.option("--lesion-label", default="lesion", show_default=True, help="Label of the lesions in a raw dataset.")
-@click.option("--cord-label", default="sc", show_default=True, help="Label of the cord there.")
-def index(source: Path, table: Path, lesion_label: str, cord_label: str) -> None:
+@click.option(
+    "--lesion-label",
+    default="lesion",
+    metavar="LABEL",
+    show_default=True,
+    help="Label of the lesions in a raw dataset.",
+)
+@click.option("--cord-label", default="sc", metavar="LABEL", show_default=True, help="Label of the cord there.")
+@json_option
+def index(source: Path, table: Path, lesion_label: str, cord_label: str, as_json: bool) -> None:
     """Write the table of a lesion dataset, CSV or JSON.
 
     SOURCE is a BIDS tree with masks under derivatives/labels, or a raw dataset of nnU-Net. The table's columns are
@@ -84,5 +100,8 @@ def index(source: Path, table: Path, lesion_label: str, cord_label: str) -> None
     from registry.lesion_table import write_table
 
     rows = write_table(source, table, lesion_label, cord_label)
-    output.say(f"{rows} cases")
-    output.answer(table)
+    if as_json:
+        output.document({"table": str(table), "cases": rows})
+    else:
+        output.say(f"{rows} cases")
+        output.answer(table)

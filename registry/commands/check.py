@@ -23,7 +23,12 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 @click.option("--against", metavar="REF", help="Tell also what changed since this release; latest: the newest one.")
 @click.option("--data", is_flag=True, help="Read also the images of the repo's dataset.")
 @click.option("--run", is_flag=True, help="Run the archive on an image as SCT would (needs torch).")
-@click.option("--image", type=click.Path(path_type=Path, exists=True), help="Image for --run, else a bundled one.")
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="Image for --run, else a bundled one.",
+)
 @click.option("--full", is_flag=True, help="Read all of an archive at an address, its weights too.")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Form of the answer."
@@ -55,7 +60,7 @@ def command(
 
     \b
     Examples:
-      mreg check                                      the repo that you stand in
+      mreg check                       # the repo that you stand in
       mreg check dist/r20261121/model_seg_sc_t2-r20261121.zip --against latest
       mreg check runs/3d_fullres-1a2b3c4d --json
       mreg check ivadomed/model_seg_sci

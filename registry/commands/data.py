@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
 from registry import output
 from registry.commands._data_lesion import crop, index
-from registry.commands._options import json_option
-from registry.splits import LEAVE_ONE_OUT, Folds
+from registry.commands._options import dataset_id_option, json_option
+from registry.splits import LEAVE_ONE_OUT
 
 FEWEST_FOLDS = 2
 # Options that say nothing of classes.
@@ -82,25 +84,33 @@ def _folds(context: click.Context, parameter: click.Parameter, value: str | None
     return int(value)
 
 
-@command.command("import")
+@command.command("import", short_help="Make a dataset of BIDS, Decathlon or AUC23 data.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("--dataset-id", "number", type=click.IntRange(1, 999), required=True, help="NNN of DatasetNNN_Name.")
-@click.option("--name", default="", help="Name of the dataset [default: labels and contrasts].")
+@dataset_id_option
+@click.option("--name", default="", metavar="NAME", help="Name of the dataset [default: labels and contrasts].")
 @click.option("--contrast", "contrasts", multiple=True, metavar="TAIL", help="Tail of the image's name; one a channel.")
 @click.option(
     "--label", "labels", multiple=True, metavar="NAME=TAIL", callback=_pairs, help="Label and its mask's tail."
 )
 @click.option("--region", "regions", multiple=True, metavar="NAME=A+B", callback=_pairs, help="Train NAME as a union.")
 @click.option("--test-subject", "tests", multiple=True, metavar="SUBJECT", help="Keep a subject for testing.")
-@click.option("--orientation", default="RPI", show_default=True, help="Orientation of all images, in SCT's letters.")
+@click.option(
+    "--orientation",
+    default="RPI",
+    metavar="CODE",
+    show_default=True,
+    help="Orientation of all images, in SCT's letters.",
+)
 @click.option(
     "--folds",
     metavar="K|leave-one-out",
     callback=_folds,
     help="Folds by subject [default: 5, or one a subject where there are fewer].",
 )
-@click.option("--threshold", default=0.5, show_default=True, help="A soft mask counts above this value.")
+@click.option(
+    "--threshold", default=0.5, metavar="VALUE", show_default=True, help="A soft mask counts above this value."
+)
 @click.option(
     "--jim-flip",
     "flips",
@@ -117,24 +127,15 @@ def _folds(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @click.option("--pretraining", is_flag=True, help="Import images alone, as a collection for pre-training.")
 @click.option("--variable", default="", metavar="NAME", help="With --pretraining: leave images there, as $NAME/….")
+@json_option
 @click.pass_context
 def import_(
     context: click.Context,
+    /,
     source: Path,
     destination: Path,
-    number: int,
-    name: str,
-    contrasts: tuple[str, ...],
-    labels: dict[str, str],
-    regions: dict[str, str],
-    tests: tuple[str, ...],
-    orientation: str,
-    folds: Folds,
-    threshold: float,
-    flips: tuple[str, ...],
-    classify: dict[str, list[str]],
-    pretraining: bool,
-    variable: str,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Import a BIDS tree, a Decathlon or AUC23 folder, or a table of classified images, as a raw dataset.
 
@@ -154,51 +155,64 @@ def import_(
     \b
     Examples:
       mreg data import ~/data/bids data/raw --dataset-id 501
-      mreg data import ~/data/bids data/raw --dataset-id 501 --contrast T2w --label sc=SC_seg --test-subject sub-05
-      mreg data import bids data/raw --dataset-id 502 --label sc=SC_seg --label lesion=lesion_seg --region sc=sc+lesion
-      mreg data import bids data/raw --dataset-id 503 --contrast flip-1_mt-off_MTS --contrast flip-1_mt-on_MTS
+      mreg data import ~/data/bids data/raw --dataset-id 501 --contrast T2w \\
+          --label sc=SC_seg --test-subject sub-05
+      mreg data import bids data/raw --dataset-id 502 --label sc=SC_seg \\
+          --label lesion=lesion_seg --region sc=sc+lesion
+      mreg data import bids data/raw --dataset-id 503 \\
+          --contrast flip-1_mt-off_MTS --contrast flip-1_mt-on_MTS
       mreg data import lesions.csv data/raw --dataset-id 510
-      mreg data import cases.csv data/raw --dataset-id 521 --classify lesion=absent,present --classify contrast
-      mreg data import bids data/raw --dataset-id 522 --classify pathology --contrast T2w --label sc=SC_seg
-      mreg data import bids data/raw --dataset-id 530 --name SpineSSL --pretraining --label anatomy=SC_seg
+      mreg data import cases.csv data/raw --dataset-id 521 \\
+          --classify lesion=absent,present --classify contrast
+      mreg data import bids data/raw --dataset-id 522 --classify pathology \\
+          --contrast T2w --label sc=SC_seg
+      mreg data import bids data/raw --dataset-id 530 --name SpineSSL \\
+          --pretraining --label anatomy=SC_seg
     """
-    if flips and (classify or pretraining or not source.is_file()):
+    if given["flips"] and (given["classify"] or given["pretraining"] or not source.is_file()):
         raise click.UsageError("--jim-flip goes with a table of lesions")
-    if classify:
-        _import_classes(context, source, destination)
-        return
-    if pretraining:
-        _import_collection(context, source, destination, variable)
-        return
-    if variable:
+    if given["variable"] and not given["pretraining"]:
         raise click.UsageError("--variable goes with --pretraining")
+    if given["classify"]:
+        folder = _import_classes(context, source, destination)
+    elif given["pretraining"]:
+        folder = _import_collection(context, source, destination)
+    else:
+        folder = _import_labelled(source, destination, given)
+    if as_json:
+        output.document({"dataset": str(folder)})
+        return
+    output.answer(folder)
+    output.next_step(f"mreg data verify {shlex.quote(str(folder))}", "mreg train")
+
+
+def _import_labelled(source: Path, destination: Path, given: dict[str, Any]) -> Path:
     from registry.dataset import import_dataset
 
-    folder = import_dataset(
+    return import_dataset(
         source,
         destination,
-        number=number,
-        name=name,
-        contrasts=contrasts,
-        labels=labels,
-        regions={region: parts.split("+") for region, parts in regions.items()},
-        tests=tests,
-        code=orientation,
-        folds=folds,
-        threshold=threshold,
-        flips=("x" in flips, "y" in flips),
+        number=given["number"],
+        name=given["name"],
+        contrasts=given["contrasts"],
+        labels=given["labels"],
+        regions={region: parts.split("+") for region, parts in given["regions"].items()},
+        tests=given["tests"],
+        code=given["orientation"],
+        folds=given["folds"],
+        threshold=given["threshold"],
+        flips=("x" in given["flips"], "y" in given["flips"]),
     )
-    output.answer(folder)
 
 
-def _import_classes(context: click.Context, source: Path, destination: Path) -> None:
+def _import_classes(context: click.Context, source: Path, destination: Path) -> Path:
     given = context.params
     for name, flag in OF_MASKS.items():
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{flag} does not go with --classify")
     from registry.classification_import import import_classification
 
-    folder = import_classification(
+    return import_classification(
         source,
         destination,
         number=given["number"],
@@ -210,11 +224,11 @@ def _import_classes(context: click.Context, source: Path, destination: Path) -> 
         code=given["orientation"],
         threshold=given["threshold"],
     )
-    output.answer(folder)
 
 
-def _import_collection(context: click.Context, source: Path, destination: Path, variable: str) -> None:
+def _import_collection(context: click.Context, source: Path, destination: Path) -> Path:
     given = context.params
+    variable = given["variable"]
     for name, flag in OF_LABELLED.items():
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{flag} does not go with --pretraining")
@@ -224,7 +238,7 @@ def _import_collection(context: click.Context, source: Path, destination: Path, 
         raise click.BadParameter(f"{variable!r} is no name of a variable", param_hint="--variable")
     from registry.pretraining_import import import_collection
 
-    folder = import_collection(
+    return import_collection(
         source,
         destination,
         number=given["number"],
@@ -233,10 +247,9 @@ def _import_collection(context: click.Context, source: Path, destination: Path, 
         masks=given["labels"],
         variable=variable,
     )
-    output.answer(folder)
 
 
-@command.command("verify")
+@command.command("verify", short_help="Report every problem of a dataset, per file.")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @json_option
 @click.pass_context

@@ -13,7 +13,13 @@ from registry.commands._options import json_option
 @click.command("demo")
 @click.option("--data", type=click.Path(path_type=Path), metavar="BIDS", help="A BIDS tree, not the MNI152.")
 @click.option(
-    "--dir", "work", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Work folder."
+    "--dir",
+    "work",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    default=Path("demo"),
+    show_default=True,
+    help="Work folder.",
 )
 @json_option
 def command(data: Path | None, work: Path, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from registry import output
-from registry.commands._options import registry_option
+from registry.commands._options import out_option, registry_option
 
 
 @click.group("draft")
@@ -24,9 +24,9 @@ def command() -> None:
     """
 
 
-@command.command("fetch")
+@command.command("fetch", short_help="Download a draft's files and print their checksums.")
 @click.argument("draft", metavar="NAME@TAG")
-@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder.")
+@out_option("DIR", "Folder of the files.", required=True)
 @click.option(
     "--github-output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -35,7 +35,9 @@ def command() -> None:
 )
 @registry_option
 def fetch(draft: str, out: Path, github_output: Path | None, registry: str | None) -> None:
-    """Download a draft's files, compare them with the manifest, and print their checksums.
+    """Download a draft's files, compare them, and print their checksums.
+
+    The manifest says what they should be.
 
     \b
     Example:
@@ -56,12 +58,14 @@ def fetch(draft: str, out: Path, github_output: Path | None, registry: str | Non
 @click.option(
     "--checksums",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
     required=True,
     help="What mreg draft fetch printed; a draft that has changed since is not published.",
 )
 @click.option(
     "--provenance",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
     help="Sigstore bundle that attests the archives, to be attached to each.",
 )
 @click.option(

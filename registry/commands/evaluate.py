@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from registry import output
-from registry.commands._options import json_option, registry_option
+from registry.commands._options import device_option, json_option, out_option, registry_option
 
 COLUMNS = {  # key of evaluation.json: heading, decimals
     "dice": ("Dice", 3),
@@ -42,11 +42,9 @@ LESION_COLUMNS = {  # of a lesion model
     "--split", type=click.Choice(["test", "val", "train"]), help="Cases [default: test if labelled, else val]."
 )
 @click.option("--half", is_flag=True, help="Measure the weights in 16 bits, as package --half stores them.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to run it.")
+@device_option("auto", "Where to run it.")
 @click.option("--save", is_flag=True, help="Keep the predictions in the run's folder evaluation/.")
-@click.option(
-    "-o", "--output", "out", metavar="FILE", type=click.Path(path_type=Path), help="Write the JSON there, too."
-)
+@out_option("FILE", "Write the JSON there, too.")
 @click.option("--allow-code", is_flag=True, help="Run the model's own trainer_class.py where its network needs it.")
 @registry_option
 @json_option
@@ -72,11 +70,12 @@ def command(
 
     \b
     Examples:
-      mreg evaluate runs/3d_fullres-1a2b3c4d data/raw/Dataset501_SpinalCordT2w
-      mreg evaluate runs/3d_fullres-1a2b3c4d data/raw/Dataset501_SpinalCordT2w --split val --half
-      mreg evaluate model_seg_sc_t2@r20260101 Dataset501_SpinalCordT2w --json
+      mreg evaluate runs/3d_fullres-1a2b3c4d data/raw/Dataset501_ScT2w
+      mreg evaluate runs/3d_fullres-1a2b3c4d data/raw/Dataset501_ScT2w --half
+      mreg evaluate model_seg_sc_t2@r20260101 Dataset501_ScT2w --json
     """
     from registry import inference
+    from registry.runs import is_run
 
     evaluation = inference.evaluate(
         target, dataset, split=split, half=half, device=device, save=save, out=out, registry=registry,
@@ -90,6 +89,8 @@ def command(
         _print_rich(evaluation)
     else:
         output.answer(_plain(evaluation))
+    if is_run(Path(target)) and not as_json:
+        output.next_step("mreg check .", "mreg release --dry-run")
 
 
 def _columns(evaluation: dict[str, Any]) -> dict[str, tuple[str, int]]:

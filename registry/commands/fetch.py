@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shlex
+from typing import TYPE_CHECKING
 
 import click
 
 from registry import output
-from registry.commands._options import json_option, registry_option
+from registry.commands._options import json_option, out_option, registry_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command("fetch")
 @click.argument("refs", metavar="REF...", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder to write to [default: the cache].",
-)
+@out_option("DIR", "Folder to write to [default: the cache].")
 @click.option("--unpack", is_flag=True, help="Unpack, and print the folder instead of the archive.")
 @click.option("--asset", default="", metavar="NAME", help="Which file of a release that has several archives.")
 @click.option("--offline", is_flag=True, help="Only what is in the cache, or a path [also: MREG_OFFLINE=1].")
@@ -54,3 +52,4 @@ def command(
     else:
         for item in fetched:
             output.answer(item.path)
+        output.next_step(f"mreg predict {shlex.quote(refs[0])} IMAGE.nii.gz -o predictions")

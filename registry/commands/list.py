@@ -25,18 +25,23 @@ def _field_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("list")
+@click.argument("words", metavar="[WORD]...", nargs=-1)
 @_field_options
 @click.option("--all", "include_all", is_flag=True, help="Also repositories whose names are no model's.")
 @registry_option
 @json_option
-def command(include_all: bool, registry: str | None, as_json: bool, **fields: str | None) -> None:
+def command(
+    words: tuple[str, ...], include_all: bool, registry: str | None, as_json: bool, **fields: str | None
+) -> None:
     """List the registry's models.
 
-    A name's defaults count: --anatomy sc finds model_seg_t2. Several words with hyphens must all be there.
+    Each WORD must be in the name, the description or the labels. Options ask for fields of the name, whose defaults
+    count: --anatomy sc finds model_seg_t2. Several words with hyphens must all be there.
 
     \b
     Examples:
       mreg list
+      mreg list lesion mouse
       mreg list --task seg --anatomy gm-wm
       mreg list --registry dir:/srv/models --json
     """
@@ -44,13 +49,13 @@ def command(include_all: bool, registry: str | None, as_json: bool, **fields: st
     from registry.stores import open_store
 
     wanted: dict[str, str] = {name: word for name, word in fields.items() if word}
-    found = list(summaries(open_store(registry), wanted, include_all=include_all))
+    found = list(summaries(open_store(registry), wanted, words=words, include_all=include_all))
     if as_json:
         output.document([summary.as_json() for summary in found])
     elif found:
         output.answer(_table(found))
     else:
-        output.say("no model")
+        output.say("no model" + " that fits" * bool(wanted or words))
 
 
 def _table(found: list[ModelSummary]) -> str:
@@ -61,5 +66,6 @@ def _table(found: list[ModelSummary]) -> str:
             tag += f" (yanked: {', '.join(yanked for yanked, _ in summary.yanked)})"
         labels = " ".join(summary.labels) or "-"
         rows.append((summary.name, tag, date, summary.orientation or "-", labels, summary.description))
-    head, *lines = aligned(rows)
+    # On a terminal a description gives way; elsewhere a line is read by a program, or wrapped by somebody's editor.
+    head, *lines = aligned(rows, width=output.width())
     return "\n".join([click.style(head, dim=True), *lines])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -48,7 +49,7 @@ def command(
     \b
     Examples:
       mreg new model_seg_sc_t2
-      mreg new model_seg_sc_t2 --local --author "Ada Lovelace" --licence Apache-2.0
+      mreg new model_seg_sc_t2 --local --author "Ada Lovelace"
       mreg new model_seg_sc_t2 --registry dir:/srv/models --dir ~/models
     """
     from registry.scaffold import create
@@ -62,5 +63,10 @@ def command(
         output.document(
             {"name": name, "path": str(created.repo.root), "created": created.made, "url": created.url or None}
         )
-    else:
-        output.answer(created.repo.root)
+        return
+    output.answer(created.repo.root)
+    kind = "--classify COLUMN" if created.repo.toml.train.recipe == "classification" else "--contrast T2w"
+    output.next_step(
+        f"cd {shlex.quote(str(created.repo.root))}",
+        f"mreg data import BIDS data/raw --dataset-id 501 {kind}",
+    )

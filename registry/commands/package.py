@@ -7,15 +7,13 @@ from pathlib import Path
 import click
 
 from registry import output
-from registry.commands._options import json_option
+from registry.commands._options import json_option, out_option
 
 
 @click.command("package")
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option("--tag", metavar="TAG", help="Tag of the release [default: today's date, rYYYYMMDD].")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder [default: dist/TAG in the repo]."
-)
+@out_option("DIR", "Folder [default: dist/TAG in the repo].")
 @click.option(
     "--layout",
     type=click.Choice(["root", "dataset"]),
@@ -72,10 +70,10 @@ def command(
 
     \b
     Examples:
-      mreg package                                     the newest complete run, tagged with today's date
+      mreg package                         # the newest complete run, as of today
       mreg package runs/3d_fullres-1a2b3c4d --tag r20261121 --half
-      mreg package --layout dataset --variant axial    another archive of the same release, for 3D Slicer
-      mreg package --wheel --container                 a classifier for a challenge platform
+      mreg package --layout dataset --variant slicer    # a second archive
+      mreg package --wheel --container     # a classifier for a challenge platform
     """
     from registry import packaging, wheels
 
@@ -109,3 +107,4 @@ def command(
             output.answer(made_wheel.path)
             if made_wheel.container:
                 output.answer(made_wheel.container)
+        output.next_step("mreg release --dry-run" + f" --tag {tag}" * bool(tag))

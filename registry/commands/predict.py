@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from registry import output
-from registry.commands._options import json_option, registry_option
+from registry.commands._options import device_option, json_option, out_option, registry_option
 
 
 @click.command("predict")
 @click.argument("target", metavar="REF|RUN")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@click.option("-o", "--output", "out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Results.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to run it.")
+@out_option("DIR", "Folder of the results.", required=True)
+@device_option("auto", "Where to run it.")
 @click.option("--mirror", is_flag=True, help="Average over mirrored images: up to 8 times slower.")
 @click.option("--fold", "folds", multiple=True, metavar="F", help="Use this fold only; repeat for several.")
 @click.option(
@@ -35,6 +35,7 @@ from registry.commands._options import json_option, registry_option
     "--precision",
     type=click.Choice(["auto", "native", "bf16"]),
     default="auto",
+    show_default=True,
     help="Type that the network computes in; auto: bf16 on a processor that has it; native: nnU-Net's own.",
 )
 @registry_option
@@ -67,7 +68,8 @@ def command(
       mreg predict model_seg_sc_t2 sub-01_T2w.nii.gz -o predictions
       mreg predict model_seg_sc_t2@r20260101 *.nii.gz -o predictions --device cuda
       mreg predict model_classif_sc_t2 scan.mha -o answers --mask cord.nii.gz
-      mreg predict model_seg_lesion_t2 sub-01_T2w.nii.gz -o lesions --cord-model model_seg_sc_t2@r20260101
+      mreg predict model_seg_lesion_t2 sub-01_T2w.nii.gz -o lesions \\
+          --cord-model model_seg_sc_t2@r20260101
       mreg predict runs/3d_fullres-1a2b3c4d mt0.nii.gz,mt1.nii.gz -o predictions
     """
     from registry import inference

@@ -38,7 +38,7 @@ def command(context: click.Context, ref: str, full: bool, registry: str | None, 
       mreg sct model_seg_sc_t2
       mreg sct model_seg_sc_t2@r20260131 --full
       mreg sct dist/r20260131/model_seg_sc_t2-r20260131.zip
-      mreg sct https://github.com/ivadomed/model_seg_sci/releases/download/r20240729/model_SCIsegV2_r20240729.zip
+      mreg sct https://example.org/model_seg_sc_t2-r20260131.zip
     """
     from registry import sct
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from registry import output
+from registry.commands._options import json_option
 
 
 @click.command("sign")
@@ -19,7 +20,8 @@ from registry import output
     metavar="FILE",
     help="Private Ed25519 key of OpenSSH.",
 )
-def command(path: Path, key: Path) -> None:
+@json_option
+def command(path: Path, key: Path, as_json: bool) -> None:
     """Sign a package's manifest with a key, before it is released.
 
     PATH is a manifest, the folder that holds it, or a model's repo (its newest package). The signature is
@@ -37,5 +39,9 @@ def command(path: Path, key: Path) -> None:
     manifest = manifest_in(path)
     ask = output.ask_secret if sys.stdin.isatty() else None
     signature = sign_file(manifest, key, ask=ask)
-    output.say(f"signed by {signer(manifest.read_bytes(), signature.read_text()).fingerprint}")
-    output.answer(signature)
+    fingerprint = signer(manifest.read_bytes(), signature.read_text()).fingerprint
+    if as_json:
+        output.document({"signature": str(signature), "fingerprint": fingerprint})
+    else:
+        output.say(f"signed by {fingerprint}")
+        output.answer(signature)

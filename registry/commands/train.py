@@ -8,18 +8,27 @@ from typing import Any
 import click
 
 from registry import output
-from registry.commands._options import json_option, registry_option
+from registry.commands._options import device_option, json_option, registry_option
 
 
 @click.command("train")
 @click.argument("repo", type=click.Path(path_type=Path), default=".")
-@click.option("--fold", "folds", multiple=True, metavar="F", help="Fold to train, or all; repeat for several.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to train.")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, help="GPUs of this machine for one training.")
+@click.option(
+    "--fold",
+    "folds",
+    multiple=True,
+    metavar="F",
+    help="Fold to train, or all; repeat for several [default: model.toml].",
+)
+@device_option(None, "Where to train [default: model.toml, else auto].")
+@click.option(
+    "--gpus", type=click.IntRange(min=1), metavar="N", default=1, help="GPUs of this machine for one training."
+)
 @click.option(
     "--launcher",
     type=click.Choice(["local", "slurm"]),
     default="local",
+    show_default=True,
     help="Train here, or in a Slurm job that is queued again until the training is done.",
 )
 @click.option(
@@ -35,7 +44,13 @@ from registry.commands._options import json_option, registry_option
     type=click.Choice(["nnunet"]),
     help="Of recipe lesion: train nnU-Net on images that are cropped around the cord, as SCT crops them.",
 )
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of [train].")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting of [train]; repeat for several.",
+)
 @click.option("--max-time", "max_minutes", type=float, metavar="MINUTES", help="Stop then; the same command goes on.")
 @click.option("--restart", is_flag=True, help="Start anew; the earlier run is kept under another name.")
 @click.option("--validation-only", is_flag=True, help="Validate finished folds of a classifier again; train nothing.")
@@ -65,14 +80,14 @@ def command(
 
     \b
     Examples:
-      mreg train                                   in a model's repo, as model.toml says
+      mreg train                               # in a model's repo
       mreg train --fold 0 --fold 1 --device cuda
       mreg train --set configuration=2d --set epochs=100
       mreg train --from model_pretrain_spine_resencl@r20261121
       mreg train --from ../model_pretrain_sc/runs/pretrain-mae-resenc-1a2b3c4d
-      mreg train --max-time 230                    in a job that may take four hours
-      mreg train --as nnunet --set epochs=500      a lesion model that SCT can run
-      mreg train --launcher slurm --set slurm.partition=gpu --set slurm.time=08:00:00
+      mreg train --max-time 230                # in a job of four hours
+      mreg train --as nnunet --set epochs=500  # a lesion model for SCT
+      mreg train --launcher slurm --set slurm.partition=gpu
     """
     from registry import training
     from registry.model_toml import find_repo

@@ -42,7 +42,7 @@ def command(
     Examples:
       mreg verify model_seg_sc_t2
       mreg verify model_seg_sc_t2@r20260131 --key ada.pub
-      mreg verify downloads/model_seg_sc_t2-r20260131.zip --repo ivadomed/model_seg_sc_t2
+      mreg verify model_seg_sc_t2-r20260131.zip --repo ivadomed/model_seg_sc_t2
     """
     from registry.verify import verify
 

@@ -1,8 +1,8 @@
 """Pictures to look at before a long training, and after it: where the window lies, and what was found.
 
 In a sheet the image is seen from the side and from the front, whole, with the window's edges (yellow), the centreline
-(blue) and what is lesion (red); below, axial slices of the window as the net gets them. The figure of predictions shows
-what was found beside what is there.
+(blue) and what is lesion (orange); below, axial slices of the window as the net gets them. The figure of predictions
+shows what was found beside what is there. Letters and bars say where one looks from, and how large things are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 SLICES = 6
 BRIGHTEST = 99.5  # percentile that is white
-LESION, WINDOW, LINE, FOUND = "#ff4040", "#ffd000", "#40a0ff", "#40e060"
+# Of Okabe and Ito's colours, which colour-blind readers tell apart.
+LESION, WINDOW, LINE, FOUND = "#E69F00", "#F0E442", "#56B4E9", "#56B4E9"
+BAR_MM = 10
+SAID: dict[str, Any] = {"color": "white", "fontsize": 8, "ha": "center", "va": "center"}
 
 
 def draw_sheet(path: Path, case: Case, place: Place, margin: int) -> None:
@@ -42,19 +45,23 @@ def draw_sheet(path: Path, case: Case, place: Place, margin: int) -> None:
     whole = resample_image(way.apply(read_voxels(case.image, image)), oriented, place.work)
     lesion = resample_mask(way.apply(read_lesions(case, place.native)), oriented, place.work)
     figure = Figure(figsize=(11, 8), layout="constrained")
-    rows: Any = figure.subfigures(2, 1, height_ratios=(3, 2))
+    rows: Any = figure.subfigures(2, 1, height_ratios=(3, 1))
     side, front = rows[0].subplots(1, 2)
     _view(side, whole, lesion, place, axis=0, margin=margin)
     _view(front, whole, lesion, place, axis=1, margin=margin)
-    side.set_title(f"{case.name}: from the side", fontsize=9)
-    front.set_title("from the front", fontsize=9)
+    for axes, view, letters in ((side, "from the side", "PA"), (front, "from the front", "RL")):
+        axes.set_title(view, fontsize=9)
+        _mark(axes, letters, place.work.spacing_mm[0])
+    figure.suptitle(case.name, fontsize=10)
     cut, inside = place.crop.apply(whole), place.crop.apply(lesion)
     for axes, z in zip(rows[1].subplots(1, SLICES), slices_of(inside), strict=True):
         _axial(axes, cut[:, :, z], [(inside[:, :, z], LESION)])
         if isinstance(place.crop, Following) and margin:
             low, high = margin - 0.5, cut.shape[0] - margin - 0.5
-            axes.plot([low, high, high, low, low], [low, low, high, high, low], color=WINDOW, linewidth=0.8)
+            axes.plot([low, high, high, low, low], [low, low, high, high, low], color=WINDOW, linewidth=1)
         axes.set_title(f"slice {z}", fontsize=8)
+    shown = {"lesion": LESION, "window": WINDOW, "centreline": LINE}
+    _explain(figure, shown if isinstance(place.crop, Following) else {"lesion": LESION})
     _save(figure, path)
 
 
@@ -68,10 +75,11 @@ class Shown:
     found: NDArray[np.bool_]
 
 
-def draw_predictions(path: Path, cases: Sequence[Shown], edge: int) -> None:
+def draw_predictions(path: Path, cases: Sequence[Shown], edge: int, spacing: Sequence[float]) -> None:
     """Draw a row for each case: axial slices of `edge` voxels around the cord, each plain and with the two masks.
 
-    Of whole images the part around the masks is shown, which is no more of a person than a window shows.
+    `spacing` is that of the net's grid in mm. Of whole images the part around the masks is shown, which is no more of a
+    person than a window shows.
     """
     figure = Figure(figsize=(2 * SLICES, 2.3 * len(cases) + 0.3), layout="constrained")
     rows: Any = figure.subfigures(len(cases), 1, squeeze=False)
@@ -84,9 +92,30 @@ def draw_predictions(path: Path, cases: Sequence[Shown], edge: int) -> None:
             masks = [(case.lesion[:, :, z][part], LESION), (case.found[:, :, z][part], FOUND)]
             _axial(pair[0], case.image[:, :, z][part], [])
             _axial(pair[1], case.image[:, :, z][part], masks)
-    handles = [Line2D([], [], color=colour) for colour in (LESION, FOUND)]
-    figure.legend(handles, ["reference", "prediction"], loc="outside lower center", ncols=2, fontsize=10, frameon=False)
+            for axes in pair:
+                axes.set_aspect(spacing[1] / spacing[0])
+        _mark(all_axes[0], "RL", spacing[0])
+    _explain(figure, {"reference": LESION, "prediction": FOUND})
     _save(figure, path)
+
+
+def _explain(figure: Figure, colours: dict[str, str]) -> None:
+    """Write below what the colours are."""
+    handles = [Line2D([], [], color=colour) for colour in colours.values()]
+    place = {"loc": "outside lower center", "ncols": len(colours)}
+    figure.legend(handles, list(colours), fontsize=10, frameon=False, **place)
+
+
+def _mark(axes: Axes, letters: str, spacing: float) -> None:
+    """Name the two sides of a picture, and draw a bar of some millimetres; `spacing` is along its first axis."""
+    low, high = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    for place, letter in zip((0.05, 0.95), letters, strict=True):
+        axes.text(place, 0.5, letter, transform=axes.transAxes, **SAID)
+    start, y = low + 0.05 * (high - low), bottom + 0.04 * (top - bottom)
+    end = start + BAR_MM / spacing
+    axes.plot([start, end], [y, y], color="white", linewidth=2, solid_capstyle="butt")
+    axes.text((start + end) / 2, y + 0.05 * (top - bottom), f"{BAR_MM} mm", **SAID)
 
 
 def _inner(mask: NDArray[np.bool_]) -> list[int]:
@@ -122,10 +151,10 @@ def _view(
         centres = crop.starts + (np.asarray(crop.size) - 1) / 2
         at = int(np.clip(np.median(centres[:, axis]), 0, whole.shape[axis] - 1))
         z = crop.first + np.arange(len(centres))
-        axes.plot(centres[:, other], z, color=LINE, linewidth=0.8)
+        axes.plot(centres[:, other], z, color=LINE, linewidth=1)
         low = crop.starts[:, other] + margin - 0.5
         for edge in (low, low + crop.size[other] - 2 * margin):
-            axes.plot(edge, z, color=WINDOW, linewidth=0.8)
+            axes.plot(edge, z, color=WINDOW, linewidth=1)
     else:
         at = place.crop.start[axis] + place.crop.shape[axis] // 2
     plane = whole.take(min(at, whole.shape[axis] - 1), axis)
@@ -143,7 +172,7 @@ def _show(axes: Axes, plane: NDArray[np.float32], masks: list[tuple[NDArray[np.b
     axes.imshow(plane.T, cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
     for mask, colour in masks:
         if mask.any():
-            axes.contour(mask.T.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
+            axes.contour(mask.T.astype(float), levels=[0.5], colors=[colour], linewidths=1.2)
     axes.set_axis_off()
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from trainers.core.metrics import Scores
     from trainers.lesion.chain import Prepared
+    from trainers.lesion.config import LesionSettings
 
 LABEL = "lesion"
 
@@ -74,17 +75,17 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         lesion_means(answer["mean"], scores)
         answer["summary"] = summary({name: by_label[LABEL] for name, by_label in scores.items()})
     if job.get("figure"):
-        _draw(Path(job["figure"]), rows, next(iter(nets.values())).settings.window)
+        _draw(Path(job["figure"]), rows, next(iter(nets.values())).settings)
     return answer
 
 
-def _draw(path: Path, rows: list[tuple[Any, ...]], edge: int) -> None:
+def _draw(path: Path, rows: list[tuple[Any, ...]], settings: LesionSettings) -> None:
     """Draw the figure of predictions, or remove one of an earlier evaluation, which shows other cases."""
     from trainers.lesion.pictures import Shown, draw_predictions
 
     path.unlink(missing_ok=True)
     if rows:
-        draw_predictions(path, [Shown(*row) for row in rows], edge)
+        draw_predictions(path, [Shown(*row) for row in rows], settings.window, settings.geometry.spacing)
 
 
 def predict(

@@ -227,7 +227,8 @@ def _finish(place: Path, net: LesionNet, cut: CutCases, names: list[str], device
             Shown(f"{name}: {heading(scores[name])}", held.image, held.lesion, found[name] >= threshold)
             for name, held in held_cases.items()
         ]
-        draw_predictions(place / "validation" / "predictions.png", rows, net.settings.window)
+        drawn = place / "validation" / "predictions.png"
+        draw_predictions(drawn, rows, net.settings.window, net.settings.geometry.spacing)
     mean = mean_scores({name: {"lesion": values} for name, values in scores.items()})
     write_json(
         place / SUMMARY,
