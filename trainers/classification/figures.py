@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ROC, CONFUSION, RELIABILITY = "roc.png", "confusion.png", "reliability.png"
 LONGEST = 14  # letters of a class beside a matrix
 PANEL = 3.6  # inches
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito, for all eyes
+STYLES = ("-", "--", "-.", ":")  # curves on one another stay visible
 PLACE = (0.17, 0.14, 0.8, 0.78)  # of the axes in a panel
 
 
@@ -32,6 +34,7 @@ def draw(folder: Path, plan: Plan, cases: Sequence[Judged], document: dict[str, 
             # Fixed places: a layout that makes room for long legends can leave none for the axes.
             left, bottom, width, height = PLACE
             axes = figure.add_axes(((number + left) / len(plan.labels), bottom, width / len(plan.labels), height))
+            axes.set_prop_cycle(color=COLOURS)
             known = [case for case in cases if case.targets[number] is not None]
             targets = np.array([case.targets[number] for case in known], dtype=np.int64)
             found = np.array([case.probabilities[number] for case in known], dtype=np.float64)
@@ -39,6 +42,10 @@ def draw(folder: Path, plan: Plan, cases: Sequence[Judged], document: dict[str, 
             axes.set_title(f"{label.name}, {len(known)} cases", fontsize="medium")
         with atomic_path(folder / name) as temporary:
             figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
 
 
 def _unit_square(axes: Any) -> None:
@@ -51,7 +58,7 @@ def _confusion(axes: Any, values: Sequence[str], targets: Any, found: Any, _: di
     counts = np.zeros((len(values), len(values)), int)
     if len(targets):
         np.add.at(counts, (targets, found.argmax(axis=1)), 1)
-    names = [value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…" for value in values]
+    names = [_short(value) for value in values]
     axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max()))
     axes.set_xticks(range(len(names)), names, fontsize="small")
     axes.set_yticks(range(len(names)), names, fontsize="small", rotation=90, va="center")
@@ -70,11 +77,12 @@ def _roc(axes: Any, values: Sequence[str], targets: Any, found: Any, about: dict
         false, true, _ = roc_curve(targets == number, found[:, number])
         low, high = entry.get("interval") or (None, None)
         interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
-        axes.plot(false, true, label=f"{value}: {entry['auc']:.2f}{interval}")
+        style = STYLES[number % len(STYLES)]
+        axes.plot(false, true, style, label=f"{_short(value)}: {entry['auc']:.2f}{interval}", clip_on=False)
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small", loc="lower right", title="AUC", title_fontsize="small")
+        axes.legend(fontsize="x-small", loc="lower right", title="AUC (95 % interval)", title_fontsize="x-small")
 
 
 def _reliability(axes: Any, values: Sequence[str], targets: Any, found: Any, about: dict[str, Any]) -> None:
@@ -85,11 +93,11 @@ def _reliability(axes: Any, values: Sequence[str], targets: Any, found: Any, abo
         said, true = found[:, number], targets == number
         parts = bins(said)
         points = [(said[part].mean(), true[part].mean()) for part in parts]
-        axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=value)
+        axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=_short(value))
     axes.set_xlabel("predicted probability")
     axes.set_ylabel("share of cases")
     if about["ece"] is not None and len(targets):
         axes.legend(
-            fontsize="small", loc="upper left", title=f"Brier {about['brier']:.2f}, ECE {about['ece']:.2f}",
-            title_fontsize="small",
+            fontsize="x-small", loc="upper left", title=f"Brier {about['brier']:.2f}, ECE {about['ece']:.2f}",
+            title_fontsize="x-small",
         )  # fmt: skip
