@@ -23,6 +23,7 @@ from trainers.lesion.pictures import draw_sheet
 IMAGES = Path(__file__).parent / "images"
 SHOWN = "sub-errsm18_chunk-2_T2w"
 FINE = (0.5, 0.5, 0.5)
+COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito: told apart by colour-blind readers
 SIDE = {"cmap": "gray", "origin": "lower", "interpolation": "nearest"}
 
 
@@ -39,7 +40,7 @@ def main(data: Path) -> None:
     _letters(parts[0][1], case.image)
     _masks(parts[1][0], data / "bids_sc" / "derivatives" / "labels")
     _zeros(parts[1][1], prepared.image)
-    figure.savefig(IMAGES / "lesion-pitfalls.png", dpi=70, metadata={"Software": None})
+    figure.savefig(IMAGES / "lesion-pitfalls.png", dpi=90, metadata={"Software": None})
 
 
 def _slices(figure: Any, path: Path) -> None:
@@ -85,9 +86,11 @@ def _masks(figure: Any, folder: Path) -> None:
         for name, way in ways.items():
             errors[name].append(100 * (way(blurred).sum() * shifted.voxel_mm3 / wanted - 1))
         errors["here"].append(100 * (resample_mask(mask, grid, work).sum() * work.voxel_mm3 / wanted - 1))
-    axes.bar(list(errors), [float(np.mean(values)) for values in errors.values()], color="#4080c0")
+    bars = axes.bar(list(errors), [float(np.mean(values)) for values in errors.values()], color=COLOURS[0])
+    axes.bar_label(bars, fmt="%+.1f", padding=2)
+    axes.margins(y=0.15)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_ylabel("volume error in %")
+    axes.set_ylabel("volume error (%)")
     axes.set_title("a mask of 1 mm at 0.5 mm, by threshold", fontsize=10)
 
 
@@ -95,12 +98,12 @@ def _zeros(figure: Any, image: np.ndarray) -> None:
     """What empty slices do to landmarks."""
     axes = figure.subplots()
     standard, ramp = Standard.published("sct-t2"), np.linspace(image.min(), np.percentile(image, 99.9), 400)
-    for share in (0, 0.1, 0.3):
+    for share, colour, line in zip((0, 0.1, 0.3), COLOURS, ("-", "--", "-."), strict=True):
         padded = np.concatenate([image.ravel(), np.zeros(int(share / (1 - share) * image.size), dtype=np.float32)])
         found = standard.apply(ramp.astype(np.float32), Tissue.of(padded.astype(np.float32)))
-        axes.plot(ramp, found, label=f"{share:.0%} of the slices empty")
-    axes.set_xlabel("intensity in the image")
-    axes.set_ylabel("standardised")
+        axes.plot(ramp, found, line, color=colour, label=f"{share:.0%} of the slices empty")
+    axes.set_xlabel("intensity in the image (scanner's units)")
+    axes.set_ylabel("standardised intensity")
     axes.legend(fontsize=8)
     axes.set_title("the same tissue, after landmarks that saw zeros", fontsize=10)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from command import run_mreg
 
-from registry import demo, demo_data
+from registry import demo, demo_data, demo_picture
 from registry.errors import MregError
 
 # Stock nnU-Net in a process of its own: the model folder and images that were turned to its orientation.
@@ -105,3 +105,30 @@ def test_the_table_shows_cases_and_means() -> None:
     table = demo.dice_table({"a": {"gm": 0.5, "wm": None}, "b": {"gm": 0.7, "wm": 0.9}})
     assert table.splitlines()[-1].split() == ["mean", "0.600", "0.900"]
     assert table.splitlines()[1].split() == ["a", "0.500", "-"]
+
+
+def test_the_picture_says_the_dice_the_place_and_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thick slices that are stored from right to left: the panels stand as the person does, whatever the file."""
+    truth = np.zeros((30, 20, 6), np.uint8)
+    truth[4:12, 5:15, 1:5] = 1
+    found = truth.copy()
+    found[4:8] = 0  # half of it: a Dice of 2/3
+    affine = np.diag([-2.0, 1.0, 5.0, 1.0])
+    for folder, volume, name in (("i", truth * 100, "a_0000"), ("l", truth, "a"), ("p", found, "a")):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(volume.astype(np.uint8), affine), tmp_path / folder / f"{name}.nii.gz")
+    figures = []
+    monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
+    image = tmp_path / "i" / "a_0000.nii.gz"
+    picture = demo_picture.draw(image, tmp_path / "l", tmp_path / "p", ["sc", "gm"], tmp_path / "a.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    assert figure.get_suptitle() == "a, not seen in training: Dice sc 0.67, gm not defined"
+    first = figure.axes[0]
+    assert [text.get_text() for text in first.texts] == ["L", "R"]
+    assert (first.get_ylabel(), first.get_aspect()) == ("z = 5 mm", 0.5)
+    assert figure.axes[6].texts[-1].get_text() == "10 mm"
+    shown = np.asarray(figure.axes[1].images[0].get_array())
+    assert shown.shape == (20, 24)  # within the margin
+    assert shown[:, -5:].any()  # the file's first columns are the person's right
+    assert not shown[:, :10].any()

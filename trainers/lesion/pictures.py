@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from trainers.core.files import atomic_path
 from trainers.data.nifti import open_image, read_voxels
@@ -35,7 +36,8 @@ BRIGHTEST = 99.5  # percentile that is white
 # Of Okabe and Ito's colours, which colour-blind readers tell apart.
 LESION, WINDOW, LINE, FOUND = "#E69F00", "#F0E442", "#56B4E9", "#56B4E9"
 BAR_MM = 10
-SAID: dict[str, Any] = {"color": "white", "fontsize": 8, "ha": "center", "va": "center"}
+EDGE = withStroke(linewidth=2, foreground="black")  # white letters can be read on white cord fluid, too
+SAID: dict[str, Any] = {"color": "white", "fontsize": 8, "ha": "center", "va": "center", "path_effects": [EDGE]}
 
 
 def draw_sheet(path: Path, case: Case, place: Place, margin: int) -> None:
