@@ -11,6 +11,11 @@ import numpy as np
 from registry import demo_data
 
 NAME = "Task701_BrainPiece"
+# Of a training that takes a second.
+SETTINGS = {
+    "width": 0.125, "max_voxels": 4096, "epochs": 3, "iterations": 3, "batch_size": 4, "num_folds": 3, "folds": [0],
+    "device": "cpu", "checkpoint_minutes": 0,
+}  # fmt: skip
 LABELS = [
     {"name": "Contrast", "ordinal": False, "values": {"0": "T1w", "1": "gray matter"}},
     {"name": "Height", "ordinal": True, "values": {"0": "low", "1": "middle", "2": "high"}},

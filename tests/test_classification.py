@@ -4,15 +4,13 @@ import copy
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+import signal
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from classification_task import CPU, SETTINGS, train
-from fixtures_classification import edit, edit_case, write_task
+from fixtures_classification import SETTINGS, edit, edit_case, write_task
 from torch.nn import functional
 
 from trainers.classification import figures
@@ -33,20 +31,28 @@ from trainers.classification.task import (
     with_mask,
 )
 from trainers.classification.validation import Judged, calibration, report
+from trainers.core import environment
+from trainers.core.distributed import Ranks
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json
 from trainers.core.progress import Progress
+from trainers.core.spawning import in_processes, share
+from trainers.core.stopping import Stopping
 
-SCRIPT = Path(__file__).with_name("classification_task.py")
+CPU = torch.device("cpu")
 LEARNT = {"epochs": 6, "iterations": 10, "batch_size": 8, "lr": 3e-3, "warmup": 0.5, "max_voxels": 240**3,
           "folds": [0, 1, 2], "checkpoint_minutes": 5}  # fmt: skip
 
 
+def one_thread(patch):
+    torch.set_num_threads(1)
+    for module in (environment, training, prediction):
+        patch.setattr(module, "cpu_count", lambda: 1)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
-    torch.set_num_threads(1)
-    monkeypatch.setattr(training, "cpu_count", lambda: 1)
-    monkeypatch.setattr(prediction, "cpu_count", lambda: 1)
+    one_thread(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +70,8 @@ def job(dataset, run, **more):
 @pytest.fixture(scope="module")
 def trained(task, tmp_path_factory):
     """Return the run folder of three folds."""
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "cpu_count", lambda: 1)
+        one_thread(patch)
         run = tmp_path_factory.mktemp("trained") / "run"
         answer = training.run(job(task, run, settings=LEARNT))
     assert answer == {"trained": [0, 1, 2], "done_before": [], "stopped": ""}
@@ -168,6 +173,27 @@ def test_files_that_are_not_what_the_model_takes_are_refused(trained, task, tmp_
         prediction.predict(str(model), images, mask)
 
 
+def test_images_and_masks_unlike_those_of_the_training_are_cut_or_refused(trained, task, tmp_path, capsys):
+    (image,), mask = first_case(task)
+    files = {"image": image, "mask": mask}
+    for name, path in files.items():  # the same head, twice as large
+        found = nib.load(path)
+        twice = np.kron(np.asarray(found.dataobj), np.ones((2, 2, 2), found.get_data_dtype()))
+        files[name] = str(tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(twice, found.affine), files[name])
+    case = {"name": "a", "images": [files["image"]], "mask": files["mask"], "output": None}
+    answer = prediction.run({"model": str(trained), "device": "cpu", "folds": [], "cases": [case]})
+    assert sum(answer["cases"]["a"]["Height"]["probabilities"].values()) == pytest.approx(1)
+    assert "a: larger than what the model was trained on: " in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="not on the grid of"):
+        prediction.predict(str(trained), [image], files["mask"])
+    found = nib.load(mask)
+    empty = str(tmp_path / "empty.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(found.shape, np.uint8), found.affine), empty)
+    with pytest.raises(TrainingError, match="the mask is empty"):
+        prediction.predict(str(trained), [image], empty)
+
+
 def test_a_checkpoint_is_inert_and_the_plan_says_what_its_net_is_made_of(trained):
     state = torch.load(trained / "fold_0" / "checkpoint_final.pth", weights_only=True)
     plan = read_json(trained / "plans.json")
@@ -219,18 +245,28 @@ def test_rare_classes_weigh_more_and_absent_ones_nothing(task, tmp_path):
     assert float(made.losses(made.module, batch)["loss_Contrast"]) == pytest.approx(float(wanted), rel=1e-5)
 
 
-def test_a_case_without_a_value_and_a_label_of_one_class_are_trained_and_judged(tmp_path):
+def test_unknown_values_a_label_of_one_class_and_a_class_that_a_fold_lacks_are_trained_and_judged(tmp_path):
     root = write_task(tmp_path / "raw", masks=False)
     document = json.loads((root / "dataset.json").read_text())
-    for case in document["training"]:
-        case["Contrast"] = 0
+    for number, case in enumerate(document["training"]):
+        case |= {"Contrast": 0, "Height": 2 if number == 14 else number % 2}  # "high" is held out, and "middle" not
     edit(root, training=document["training"])
     edit_case(root, 3, Height="null")
+    names = [case.name for case in read_dataset(root).cases]
+    held = [3, 12, 14]
+    split = {"train": [n for i, n in enumerate(names) if i not in held], "val": [names[i] for i in held]}
     run = tmp_path / "run"
-    training.run(job(root, run, settings={"epochs": 1, "iterations": 1}))
-    found = read_json(run / "fold_0" / "validation.json")
-    (contrast,) = found["labels"]["Contrast"]["classes"].values()
+    settings = {"profile": "auc23", "epochs": 1, "iterations": 1, "class_weights": True}
+    training.run(job(root, run, settings=settings, splits=[split]))
+    found = read_json(run / "fold_0" / "validation.json")["labels"]
+    (contrast,) = found["Contrast"]["classes"].values()
     assert (contrast["auc"], contrast["reason"]) == (None, "no case of this class")
+    height = found["Height"]
+    assert (height["cases"], height["unknown"]) == (2, 1)
+    assert height["classes"]["middle"]["reason"] == "no case of this class"
+    assert height["classes"]["high"]["auc"] in (0, 1)
+    assert height["macro_auc"] == np.mean([height["classes"][name]["auc"] for name in ("low", "high")])
+    assert json.loads((run / "fold_0" / "metrics.jsonl").read_text())["learning_rate"] == 0.01
     images = [str(path) for path in read_dataset(root).cases[0].images]
     assert 0 <= prediction.predict(str(run), images)[0] <= 1
 
@@ -328,40 +364,68 @@ def lines(folder):
     return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
 
 
-def test_stopped_and_resumed_it_gives_the_same_losses_and_weights(task, tmp_path):
-    torch.set_num_threads(1)
-    assert train(task, tmp_path / "cache", tmp_path / "straight") == ""
-    assert train(task, tmp_path / "cache", tmp_path / "resumed", minutes=0.0005).startswith("the time limit")
-    assert train(task, tmp_path / "cache", tmp_path / "resumed", minutes=0.002).startswith("the time limit")
-    assert train(task, tmp_path / "cache", tmp_path / "resumed") == ""
-    assert lines(tmp_path / "resumed") == lines(tmp_path / "straight")
-    one, two = (
-        torch.load(tmp_path / name / "checkpoint_final.pth", weights_only=True)["network_weights"]
-        for name in ("straight", "resumed")
-    )
+class Killed(BaseException):
+    """Ends a training as SIGKILL does: nothing is written any more."""
+
+
+def test_killed_stopped_and_resumed_it_gives_the_same_losses_and_weights(task, tmp_path, monkeypatch):
+    training.run(job(task, tmp_path / "straight"))
+    steps, losses = [], ClassificationTask.losses
+
+    def interrupted(self, module, batch):
+        steps.append(batch)
+        if len(steps) == 5:  # the second step of the second epoch
+            raise Killed
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return losses(self, module, batch)
+
+    monkeypatch.setattr(ClassificationTask, "losses", interrupted)
+    todo = job(task, tmp_path / "resumed")
+    with pytest.raises(Killed):
+        training.run(todo)
+    assert training.run(todo)["stopped"] == "SIGUSR1"
+    assert training.run(todo)["trained"] == [0]
+    assert len(steps) == 3 + 2 + 2 + 4  # of nine: the step before the kill again, none after the stop
+    straight, resumed = (tmp_path / name / "fold_0" for name in ("straight", "resumed"))
+    assert lines(resumed) == lines(straight)
+    one, two = weights(straight), weights(resumed)
     assert all(torch.equal(one[name], two[name]) for name in one)
+    assert read_json(resumed / "validation.json") == read_json(straight / "validation.json")
+
+
+def weights(fold):
+    return torch.load(fold / "checkpoint_final.pth", weights_only=True)["network_weights"]
+
+
+def join_on_gpus(_):
+    torch.cuda.device_count = lambda: 0
+    with share(torch.device("cuda")):
+        pass
 
 
 @pytest.mark.long
 def test_two_processes_take_the_steps_of_one(task, tmp_path):
     # Of the default profile, with batch norm and augmentation. Not for long: AdamW makes much of the last bits.
-    train(task, tmp_path / "cache", tmp_path / "one", epochs=1)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    done = subprocess.run(
-        [*command, str(task), str(tmp_path / "cache"), str(tmp_path / "two")],
-        capture_output=True, text=True, check=False, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (one,), (two,) = lines(tmp_path / "one"), lines(tmp_path / "two")
-    assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
-    assert one["val_loss"] == pytest.approx(two["val_loss"], rel=1e-5)
-    one, two = (
-        torch.load(tmp_path / name / "checkpoint_final.pth", weights_only=True)["network_weights"]
-        for name in ("one", "two")
-    )
+    for name, gpus in (("one", 1), ("two", 2)):
+        todo = job(task, tmp_path / name, settings={"epochs": 1}, gpus=gpus)
+        assert training.run(todo)["trained"] == [0]
+    one, two = (tmp_path / name / "fold_0" for name in ("one", "two"))
+    (first,), (second,) = lines(one), lines(two)
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+    assert first["val_loss"] == pytest.approx(second["val_loss"], rel=1e-5)
+    one, two = weights(one), weights(two)
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-3) for name in one)
     means = [name for name in one if name.endswith("running_mean")]
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in means)
+    with pytest.raises(TrainingError, match="--gpus 1: this machine has 0"):  # what goes wrong there is told here
+        in_processes(1, join_on_gpus, (), Stopping())
+
+
+def test_a_step_has_a_case_for_each_process(task, tmp_path):
+    plan, settings, store, dataset = parts(task, tmp_path)
+    with pytest.raises(TrainingError, match="a step of 4 cases does not split over 5 processes"):
+        ClassificationTask(plan, settings, store, dataset.cases, (), device=CPU, ranks=Ranks(size=5))
 
 
 def test_test_cases_are_judged_by_all_folds_together(trained, task, tmp_path):

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from classification_task import SETTINGS
-from fixtures_classification import write_task
+from fixtures_classification import SETTINGS, write_task
 from pydantic import ValidationError
 from test_finetuning import SMALL, checkpoint
 
@@ -14,6 +13,7 @@ from trainers.classification.dataset import read_dataset
 from trainers.classification.nets import network, planned_net
 from trainers.classification.plan import Plan, PlannedLabel, PlannedNet
 from trainers.classification.pretrained import Beginning
+from trainers.core import environment
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json
 from trainers.core.progress import Progress
@@ -30,8 +30,8 @@ LABELS = (PlannedLabel(name="A", values=("no", "yes")), PlannedLabel(name="B", v
 def _one_thread(monkeypatch):
     torch.set_num_threads(1)
     torch.manual_seed(3)
-    monkeypatch.setattr(training, "cpu_count", lambda: 1)
-    monkeypatch.setattr(prediction, "cpu_count", lambda: 1)
+    for module in (environment, training, prediction):
+        monkeypatch.setattr(module, "cpu_count", lambda: 1)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from trainers.catalog import RECIPES
 from trainers.classification import predict as prediction
 from trainers.classification import train as training
 from trainers.classification.predict import predict
+from trainers.core import environment
 
 MODEL, TAG = "model_classif_sc_agnostic", "r20260131"
 TASK = "auc23/raw/nnUNet_raw_data/Task520_SpineContrastLesion"
@@ -85,7 +86,8 @@ def repo(test_data, tmp_path_factory):
     found = find_repo(root)
     planned = classification.plan(found, RECIPES[RECIPE], {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "cpu_count", lambda: 1)
+        for module in (environment, training):
+            patch.setattr(module, "cpu_count", lambda: 1)
         answer = training.run(classification.job(found, planned, gpus=1, max_minutes=None, validation_only=False))
     assert answer["trained"] == [0, 1]
     return root
