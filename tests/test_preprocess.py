@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import pickle
 import shutil
@@ -237,3 +238,31 @@ def test_the_memory_that_a_case_takes_is_foreseen(test_data, cache, tmp_path, na
 
     assert taken(lambda: raw.read(case)) < prepare.nbytes(raw, case) < 6 * taken(lambda: raw.read(case))
     assert taken(whole) < prepare.nbytes(raw, case, plans, settings) < 6 * taken(whole)
+
+
+def test_a_disk_without_room_is_said_and_nothing_is_left_of_the_case(test_data, cache, tmp_path, monkeypatch) -> None:
+    dataset = copy_of(test_data, "Dataset501_SpinalCordT2w", tmp_path / "raw", 2)
+    write = blosc2.asarray
+
+    def full(array, **how):
+        if "urlpath" not in how:
+            return write(array, **how)
+        Path(how["urlpath"]).write_bytes(b"half")
+        raise RuntimeError("Error while creating the NDArray")  # blosc2's words for it
+
+    def full_too(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = cache / dataset.name / "nnUNetPlans_3d_fullres"
+    for name, stub, message in (
+        ("trainers.data.store.blosc2.asarray", full, "cannot be written, with .* MB free on the disk"),
+        ("trainers.segmentation.preprocess.pickle.dump", full_too, "the disk is full, .* was not written"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, stub)
+            with pytest.raises(TrainingError, match=message) as caught:
+                run(dataset, cache)
+        assert "make room" in caught.value.hint
+        assert list(out.iterdir()) == []
+    run(dataset, cache)
+    assert len(list(out.glob("*.pkl"))) == 2

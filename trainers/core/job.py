@@ -35,7 +35,7 @@ def run_job(path: Path, work: Callable[[dict[str, Any]], dict[str, Any]]) -> int
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{error.filename or job.get('run', '')}: ".removeprefix(": ")
         hint = "make room and run the same command again: it goes on from the last checkpoint"
         write_json(result, {"ok": False, "error": f"{where}the disk is full", "hint": hint})
         return 1

@@ -14,11 +14,14 @@ long to write and saves 4 % of the space of a resampled volume.
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import blosc2
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
+from trainers.core.errors import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 CODEC = blosc2.Codec.LZ4
 LEVEL = 1
+MAKE_ROOM = "make room and run the same command again: what is whole is not computed anew"
 
 
 def write_volume(
@@ -39,23 +43,24 @@ def write_volume(
 ) -> None:
     """Write an array (C, Z, Y, X) in blocks that suit patches of `patch` voxels (Z, Y, X or Y, X).
 
-    `layout` sets the shapes of blocks and chunks itself.
+    `layout` sets the shapes of blocks and chunks itself. Raises `TrainingError` where the disk has no room.
     """
     blocks, chunks = layout or comp_blosc2_params(volume.shape, tuple(patch), volume.itemsize)
     volume = np.ascontiguousarray(volume)
-    blosc2.asarray(
-        volume,
-        chunks=chunks,
-        blocks=blocks,
-        urlpath=str(path),
-        cparams={
-            "codec": CODEC,
-            "clevel": LEVEL,
-            "nthreads": threads,
-            "filters": [_filter(volume, chunks, blocks, threads)],
-            "filters_meta": [0],
-        },
-    )
+    settings = {
+        "codec": CODEC,
+        "clevel": LEVEL,
+        "nthreads": threads,
+        "filters": [_filter(volume, chunks, blocks, threads)],
+        "filters_meta": [0],
+    }
+    try:
+        blosc2.asarray(volume, chunks=chunks, blocks=blocks, urlpath=str(path), cparams=settings)
+    except RuntimeError as error:  # all that blosc2 says of a write that failed
+        free = shutil.disk_usage(path.parent).free
+        raise TrainingError(
+            f"{path}: cannot be written, with {free / 1e6:.1f} MB free on the disk ({error})", hint=MAKE_ROOM
+        ) from error
 
 
 def _filter(volume: NDArray[Any], chunks: Sequence[int], blocks: Sequence[int], threads: int) -> blosc2.Filter:

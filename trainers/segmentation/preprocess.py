@@ -7,12 +7,14 @@ memory, and threads that share one process in place of processes that each impor
 
 from __future__ import annotations
 
+import errno
 import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
+from trainers.core.errors import TrainingError
 from trainers.data import resample, store
 from trainers.segmentation.raw_cases import OUTSIDE, box_of, filled, nonzero
 
@@ -154,14 +156,24 @@ def save(
     patch: tuple[int, ...],
     threads: int,
 ) -> None:
-    """Write a case under temporary names; its .pkl, renamed last, says that it is whole."""
+    """Write a case under temporary names; its .pkl, renamed last, says that it is whole.
+
+    Raises `TrainingError` where the disk has no room, with nothing left of the case.
+    """
     images, labels, properties = arrays
     partial = out / f".{case}.part"
     for file in out.glob(f".{case}.part*"):
         file.unlink()  # blosc2 refuses to overwrite what a killed process left behind
-    store.write_volume(out / f"{partial.name}.b2nd", images, patch, threads)
-    store.write_volume(out / f"{partial.name}_seg.b2nd", labels, patch, threads)
-    with (out / f"{partial.name}.pkl").open("wb") as stream:
-        pickle.dump(properties, stream)  # nnU-Net reads this format; only our own cache is ever unpickled
+    try:
+        store.write_volume(out / f"{partial.name}.b2nd", images, patch, threads)
+        store.write_volume(out / f"{partial.name}_seg.b2nd", labels, patch, threads)
+        with (out / f"{partial.name}.pkl").open("wb") as stream:
+            pickle.dump(properties, stream)  # nnU-Net reads this format; only our own cache is ever unpickled
+    except (OSError, TrainingError) as error:
+        for file in out.glob(f".{case}.part*"):
+            file.unlink()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TrainingError(f"{out}: the disk is full, {case} was not written", hint=store.MAKE_ROOM) from error
+        raise
     for ending in (".b2nd", "_seg.b2nd", ".pkl"):
         (out / f"{partial.name}{ending}").replace(out / f"{case}{ending}")
