@@ -121,8 +121,8 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?", default=Path("fine_tuning"))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs="+", default=[60, 180])
-    parser.add_argument("--pretraining-steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, nargs="+", default=[60])
+    parser.add_argument("--pretraining-steps", type=int, default=300)
     chosen = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])  # a training takes every processor that it may use
@@ -134,13 +134,13 @@ def main() -> None:
     model = repo(work / "model", MODEL, chosen.data / "nnUNet_raw" / CASES)
     found: dict[tuple[int, str], list[float]] = {}
     for steps in chosen.steps:
-        for seed in range(chosen.seeds):
-            for arm, flags in ARMS.items():
+        for arm, flags in ARMS.items():
+            for seed in range(chosen.seeds):
                 which = ("--fold", str(seed % FOLDS), "--set", f"seed={seed + 1}")
                 length = ("--set", f"iterations={steps // EPOCHS}")
                 run = train(model, "--from", str(pretrained), *which, *length, *flags)
                 found.setdefault((steps, arm), []).append(dice(run))
-        print(table(found), flush=True)
+            print(table(found), flush=True)
 
 
 if __name__ == "__main__":

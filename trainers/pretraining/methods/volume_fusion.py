@@ -77,12 +77,15 @@ class VolumeFusion:
     def losses(self, module: nn.Module, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return cross entropy minus soft Dice; and the share of a class's voxels that are right (chance: 1 / classes).
 
-        That is a mean over classes: most voxels are background, and who names nothing else is right there alone.
+        Most voxels are background, which a net that is not sure names everywhere. So a voxel counts as the class that
+        is likelier there than on average, and shares are averaged over classes.
         """
         logits, labels = module(views["image"]).float(), views["labels"]
         entropy, dice = functional.cross_entropy(logits, labels), soft_dice(logits, labels)
-        right = labels.where(logits.argmax(1) == labels, -1)
-        found, there = (torch.stack([(m == c).sum() for c in range(self.classes)]) for m in (right, labels))
+        likely = logits.detach().softmax(1)
+        named = (likely / likely.mean((0, 2, 3, 4), keepdim=True)).argmax(1)
+        hits = labels.where(named == labels, -1)
+        found, there = (torch.stack([(m == c).sum() for c in range(self.classes)]) for m in (hits, labels))
         accuracy = (found / there.clamp(min=1)).sum() / (there > 0).sum()
         return {"loss": entropy - dice, "dice": dice.detach(), "accuracy": accuracy}
 
