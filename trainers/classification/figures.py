@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from trainers.classification.validation import Judged
 
 ROC, CONFUSION, RELIABILITY = "roc.png", "confusion.png", "reliability.png"
-LONGEST = 14  # letters of a class beside a matrix
+LONGEST = 22  # letters of a class in a legend
+LETTERS = 44  # of all classes beside a matrix
 PANEL = 3.6  # inches
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito, for all eyes
 STYLES = ("-", "--", "-.", ":")  # curves on one another stay visible
+ROOM = 1.35  # height of a reliability diagram whose legend hides nothing
+SMALLEST, WHOLE = 12, 240  # areas of its points in square points: of next to no case, and what all of them add
 PLACE = (0.17, 0.14, 0.8, 0.78)  # of the axes in a panel
 
 
@@ -44,8 +47,8 @@ def draw(folder: Path, plan: Plan, cases: Sequence[Judged], document: dict[str, 
             figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
-def _short(value: str) -> str:
-    return value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
+def _short(value: str, longest: int = LONGEST) -> str:
+    return value if len(value) <= longest else f"{value[: longest - 1]}…"
 
 
 def _unit_square(axes: Any) -> None:
@@ -58,7 +61,7 @@ def _confusion(axes: Any, values: Sequence[str], targets: Any, found: Any, _: di
     counts = np.zeros((len(values), len(values)), int)
     if len(targets):
         np.add.at(counts, (targets, found.argmax(axis=1)), 1)
-    names = [_short(value) for value in values]
+    names = [_short(value, max(4, LETTERS // len(values))) for value in values]
     axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max()))
     axes.set_xticks(range(len(names)), names, fontsize="small")
     axes.set_yticks(range(len(names)), names, fontsize="small", rotation=90, va="center")
@@ -93,11 +96,16 @@ def _reliability(axes: Any, values: Sequence[str], targets: Any, found: Any, abo
         said, true = found[:, number], targets == number
         parts = bins(said)
         points = [(said[part].mean(), true[part].mean()) for part in parts]
-        axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=_short(value))
+        style = STYLES[number % len(STYLES)]
+        (line,) = axes.plot(*zip(*points, strict=True), style, linewidth=0.8, label=_short(value), clip_on=False)
+        areas = [SMALLEST + WHOLE * part.mean() for part in parts]  # a point of one case says little
+        axes.scatter(*zip(*points, strict=True), areas, color=line.get_color(), alpha=0.8, clip_on=False, zorder=3)
     axes.set_xlabel("predicted probability")
     axes.set_ylabel("share of cases")
     if about["ece"] is not None and len(targets):
+        axes.set_ylim(-0.02, ROOM)
+        axes.set_yticks(np.linspace(0, 1, 6))
         axes.legend(
-            fontsize="x-small", loc="upper left", title=f"Brier {about['brier']:.2f}, ECE {about['ece']:.2f}",
-            title_fontsize="x-small",
+            fontsize="x-small", loc="upper left", ncols=2, title_fontsize="x-small",
+            title=f"Brier {about['brier']:.2f}, ECE {about['ece']:.2f}; areas: cases",
         )  # fmt: skip
