@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from registry import names
 from registry.errors import MregError, NotFoundError
+from registry.near import meant, meant_path
 from trainers.catalog import RECIPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 FILE_NAME = "model.toml"
@@ -167,7 +169,7 @@ def validate(document: dict[str, Any], where: str = FILE_NAME) -> ModelToml:
         # As JSON: there a list may become a tuple, and still `true` is no number and "5" none either.
         return ModelToml.model_validate_json(json.dumps(_plain(document, where)))
     except ValidationError as error:
-        raise MregError(f"{where}: " + describe(error), hint="docs/model-toml.md lists every key") from error
+        raise MregError(f"{where}: " + describe(error, _tables()), hint="docs/model-toml.md lists every key") from error
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -181,14 +183,28 @@ def _plain(value: Any, where: str) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def describe(error: ValidationError) -> str:
-    """Put each problem of a pydantic error into words: key, value, what is wrong."""
+def _tables() -> dict[str, set[str]]:
+    """Return the keys of each table; those of [train] are the settings of all recipes."""
+    tables = {table: _fields(field.annotation) for table, field in ModelToml.model_fields.items()}
+    tables["train"] |= {key for recipe in RECIPES.values() for key in recipe.settings.model_fields}
+    return {"": set(tables), **tables}
+
+
+def _fields(section: Any) -> set[str]:
+    return set(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else set()
+
+
+def describe(error: ValidationError, tables: Mapping[str, Iterable[str]] | None = None) -> str:
+    """Put each problem of a pydantic error into words: key, value, what is wrong.
+
+    `tables` has the keys of each table ("" at the top), among which the one that was meant is looked for.
+    """
     problems = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         key = "model.name" if key == "model.exempt" else key  # what is wrong with a name that is not exempt
         if item["type"] == "extra_forbidden":
-            problems.append(f"unknown key {key!r}")
+            problems.append(f"unknown key {key!r}" + _meant(tables or {}, key))
         else:
             message = item["msg"].removeprefix("Value error, ")
             problems.append(
@@ -199,9 +215,21 @@ def describe(error: ValidationError) -> str:
     return "; ".join(problems)
 
 
+def _meant(tables: Mapping[str, Iterable[str]], key: str) -> str:
+    """Return the key that was probably meant, in its own table or where it belongs."""
+    table, _, word = key.rpartition(".")
+    near = meant(word, tables.get(table, ()))
+    other = next((name for name, keys in tables.items() if word in keys and name != table), "")
+    if near or not other:
+        return f": {near}" if near else ""
+    return f": it belongs under [{other}]"
+
+
 def find_repo(start: Path) -> Repo:
     """Return the repo that holds `start`, which may be the root, a folder below it, or a run."""
     start = start.resolve()
+    if not start.exists():
+        raise NotFoundError(f"{start}: no such folder", hint=meant_path(start) or "go into a model's repo")
     for folder in (start, *start.parents):
         if (folder / FILE_NAME).is_file():
             return Repo(folder, read(folder / FILE_NAME))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.errors import MregError, NotFoundError
 from registry.files import read_json
+from registry.near import meant_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,7 @@ def is_run(path: Path) -> bool:
 def read_run(path: Path) -> Run:
     """Read a run's config.json; raise `NotFoundError` where there is none."""
     if not path.is_dir():
-        raise NotFoundError(f"{path}: no such run", hint="mreg train prints the folder of its run")
+        raise NotFoundError(f"{path}: no such run", hint=meant_path(path) or "mreg train prints the folder of its run")
     config = read_json(path / "config.json")
     missing = {"trainer", "plans", "configuration", "settings", "dataset", "repo"} - set(config)
     if missing:

@@ -12,7 +12,7 @@ from registry.commands._options import json_option, registry_option
 
 
 @click.command("release")
-@click.argument("repo", type=click.Path(path_type=Path, exists=True), default=Path())
+@click.argument("repo", type=click.Path(path_type=Path), default=Path())
 @click.option(
     "--run",
     type=click.Path(path_type=Path),

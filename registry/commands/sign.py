@@ -12,7 +12,7 @@ from registry.commands._options import json_option
 
 
 @click.command("sign")
-@click.argument("path", type=click.Path(path_type=Path, exists=True), default=Path())
+@click.argument("path", type=click.Path(path_type=Path), default=Path())
 @click.option(
     "--key",
     required=True,

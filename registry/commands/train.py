@@ -11,6 +11,15 @@ from registry import output
 from registry.commands._options import device_option, json_option, registry_option
 
 
+def _folds(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int | str]:
+    """Read numbers of folds, or all."""
+    del context
+    for value in values:
+        if value != "all" and not value.isdecimal():
+            raise click.BadParameter(f"{value!r} is neither a number nor all", param_hint=parameter.opts[0])
+    return [int(value) if value.isdecimal() else value for value in values]
+
+
 @click.command("train")
 @click.argument("repo", type=click.Path(path_type=Path), default=".")
 @click.option(
@@ -18,6 +27,7 @@ from registry.commands._options import device_option, json_option, registry_opti
     "folds",
     multiple=True,
     metavar="F",
+    callback=_folds,
     help="Fold to train, or all; repeat for several [default: model.toml].",
 )
 @device_option(None, "Where to train [default: model.toml, else auto].")
@@ -58,7 +68,7 @@ from registry.commands._options import device_option, json_option, registry_opti
 @json_option
 def command(
     repo: Path,
-    folds: tuple[str, ...],
+    folds: list[int | str],
     device: str | None,
     gpus: int,
     launcher: str,
@@ -94,7 +104,7 @@ def command(
 
     overrides: dict[str, Any] = dict(training.parse_assignment(text) for text in assignments)
     if folds:
-        overrides["folds"] = [int(fold) if fold.isdigit() else fold for fold in folds]
+        overrides["folds"] = folds
     if device:
         overrides["device"] = device
     if start:
