@@ -11,6 +11,7 @@ from fixtures_classification import LABELS, edit, edit_case, write_task
 from registry.checks import check
 from registry.classification_dataset import KINDS
 from registry.dataset_verify import verify
+from registry.errors import IntegrityError
 
 IMAGE, MASK = "imagesTr/brain_piece_0000_0000.nii.gz", "labelsTr/brain_piece_0000.nii.gz"
 CASE = "brain_piece_0000"
@@ -114,6 +115,26 @@ def test_good_ones_have_no_finding(task, tmp_path, test_data):
     assert verify(real / "Task520_SpineContrastLesion").findings == ()
     levels = [(f.code, f.level) for f in verify(real / "Task521_SpineRegionT2w").findings]
     assert levels == [("CLASS009", "warning")] * 2  # 4 cases of two regions
+
+
+def test_a_dataset_like_the_layouts_example_is_good_once_its_comma_is_gone(copied):
+    # Two answers with spaces in their names, CT, lobes as the region: what the layout's own page shows.
+    labels = [
+        {"name": name, "ordinal": False, "values": {"0": "no", "1": "yes"}} for name in ("COVID-19", "Severe COVID-19")
+    ]
+    cases = json.loads((copied / "dataset.json").read_text())["training"]
+    training = [
+        {"image": case["image"], "COVID-19": n % 2, "Severe COVID-19": n // 2 % 2, "label": case["label"]}
+        for n, case in enumerate(cases)
+    ]
+    lobes = {str(number): f"part {number}" for number in range(11)}
+    edit(copied, modality={"0": "CT"}, classification_labels=labels, labels=lobes, numTest=0, training=training)
+    assert verify(copied).findings == ()
+    file = copied / "dataset.json"
+    last = f'"{training[0]["label"]}"'
+    file.write_text(file.read_text().replace(last, f"{last},"))
+    with pytest.raises(IntegrityError, match=r"dataset.json: not JSON: line \d+"):
+        verify(copied)
 
 
 @pytest.mark.parametrize("rule", BREAKS)
