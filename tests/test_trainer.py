@@ -189,7 +189,9 @@ class Steps(Stopping):
         return "" if self.left > 0 else "SIGUSR1"
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerNoMirroring", "nnUNetTrainer_5epochs", "nnUNetTrainerDA5"])
+@pytest.mark.parametrize(
+    "name", ["nnUNetTrainerNoMirroring", "nnUNetTrainer_5epochs", "nnUNetTrainer_warmup", "nnUNetTrainerDA5"]
+)
 def test_trainer_classes_of_nnunet_are_trained_as_they_are(job, name) -> None:
     settings = {key: value for key, value in SMALL.items() if key != "epochs"} | {"iterations": 1, "trainer": name}
     settings |= {} if name.endswith("5epochs") else {"epochs": 1}

@@ -87,6 +87,7 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
     _bf16 = False
     _outputs: list[dict[str, float]]  # of the steps of the epoch that are done; NaN where one was skipped
     _skipped_in_a_row = 0
+    _guarded: Any = None  # optimiser that takes no step which is not finite
 
     @property
     def output_folder_base(self) -> str:
@@ -142,17 +143,21 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
         if self.place.beginning:
             self.place.beginning.start(plain(self.network), self.place.folder, self.place.progress)
         self._outputs = []  # not in a constructor: nnU-Net reads the constructor's arguments from its own frame
-        if self.grad_scaler is None:  # on CUDA the scaler leaves out what is not finite
-            self.optimizer.register_step_pre_hook(_refuse)
         self._bf16 = self.place.precision == "bf16" or (self.place.precision == "auto" and bf16_here(self.device))
         if self._bf16 and self.device.type == "cpu":
             # oneDNN's bfloat16 convolutions want the channels last: 2.2 times the speed of float32, 1.5 without.
             flat = len(self.configuration_manager.patch_size) == FLAT
             self.network.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
 
-    def configure_optimizers(self) -> tuple[Any, Any]:
-        """Return the trainer class's own, with the rates of a fine-tuning where it starts from an encoder."""
-        optimiser, rates = super().configure_optimizers()
+    def configure_optimizers(self, *stage: Any, **more: Any) -> tuple[Any, Any]:
+        """Return the trainer class's own, with the rates of a fine-tuning where it starts from an encoder.
+
+        Classes that train in stages ask again, and name the stage.
+        """
+        optimiser, rates = super().configure_optimizers(*stage, **more)
+        if self.grad_scaler is None and optimiser is not self._guarded:  # on CUDA the scaler does it
+            optimiser.register_step_pre_hook(_refuse)
+            self._guarded = optimiser
         if self.place.beginning:
             rates = self.place.beginning.rates(optimiser, plain(self.network), self.num_epochs)
         return optimiser, rates
