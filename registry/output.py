@@ -15,6 +15,10 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.status import Status
+
+_spinning: list[Status] = []  # at most one: a stage within a stage has a line, and no spinner of its own
+
 
 def answer(text: object = "") -> None:
     """Print a line of the answer."""
@@ -28,12 +32,18 @@ def document(value: Any) -> None:
 
 def say(text: str) -> None:
     """Tell the user something that is not the answer."""
-    click.echo(text, err=True)
+    _tell(text)
 
 
 def warn(text: str) -> None:
     """Tell the user something that they should look at."""
-    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+    _tell(f"{click.style('warning:', fg='yellow')} {text}")
+
+
+def _tell(text: str) -> None:
+    """Print a line on stderr, above a spinner if there is one."""
+    with pause():
+        click.echo(text, err=True)
 
 
 def next_step(*commands: str) -> None:
@@ -60,14 +70,30 @@ def ask_secret(question: str) -> str:
 
 
 @contextmanager
+def pause() -> Iterator[None]:
+    """Take the spinner from the terminal while something else writes there, such as another process."""
+    for spinner in _spinning:
+        spinner.stop()
+    try:
+        yield
+    finally:
+        for spinner in _spinning:
+            spinner.start()
+
+
+@contextmanager
 def stage(title: str) -> Iterator[None]:
     """Announce a long step; a spinner on a terminal, one line with its duration elsewhere."""
     start = time.monotonic()
-    if is_terminal():
+    if is_terminal() and not _spinning:
         from rich.console import Console
 
-        with Console(stderr=True).status(title):
-            yield
+        with Console(stderr=True).status(title) as spinner:
+            _spinning.append(spinner)
+            try:
+                yield
+            finally:
+                _spinning.clear()
     else:
         yield
     say(f"{title}: {time.monotonic() - start:.1f} s")
@@ -92,7 +118,7 @@ def byte_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with pause(), Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.update(task, advance=count)
 
@@ -105,7 +131,7 @@ def count_progress(title: str, total: int) -> Iterator[Callable[[], None]]:
         from rich.console import Console
         from rich.progress import Progress
 
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with pause(), Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(title, total=total)
             yield lambda: progress.advance(task)
     else:

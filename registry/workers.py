@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from registry import output
 from registry.errors import MregError, StoppedError
 from trainers.catalog import RECIPES
 
@@ -48,8 +49,9 @@ def call(recipe: str, job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mreg-job-") as folder:
         job_path, result_path = Path(folder, "job.json"), Path(folder, "result.json")
         job_path.write_text(json.dumps({**job, "result": str(result_path)}))
-        process = subprocess.Popen(_command(recipe, job_path), env=environment, stdin=subprocess.DEVNULL)
-        status, told = _wait(process)
+        with output.pause():  # the worker draws progress bars of its own
+            process = subprocess.Popen(_command(recipe, job_path), env=environment, stdin=subprocess.DEVNULL)
+            status, told = _wait(process)
         if not result_path.is_file() and told:
             raise StoppedError(
                 f"the {job['kind']} process was stopped by {told[0]}",

@@ -25,6 +25,25 @@ def test_a_person_is_told_what_comes_next_and_a_log_is_not(mreg, tmp_path, monke
     assert mreg("new", "model_seg_gm_t2", "--local").stderr == ""
 
 
+def test_what_is_told_within_a_stage_stands_above_its_spinner(at_terminal, monkeypatch, capfd):
+    """Another line, a stage within and another process find a terminal without a spinner, which goes on afterwards."""
+    seen = []
+    monkeypatch.setattr("rich.status.Status.start", lambda self: seen.append("on"))
+    monkeypatch.setattr("rich.status.Status.stop", lambda self: seen.append("off"))
+    with output.stage("outer"):
+        output.warn("look")
+        with output.stage("inner"):
+            pass
+        with output.pause():
+            seen.append("another process")
+    assert seen == ["on", *["off", "on"] * 2, "off", "another process", "on", "off"]
+    assert [line.split(":")[0] for line in capfd.readouterr().err.splitlines()] == ["warning", "inner", "outer"]
+    with pytest.raises(ValueError, match="stop"), output.stage("one that fails"):
+        raise ValueError("stop")
+    output.say("after it")
+    assert seen[-2:] == ["on", "off"]
+
+
 def test_a_program_that_asks_for_json_is_told_nothing_else(mreg, tmp_path, monkeypatch, at_terminal):
     monkeypatch.chdir(tmp_path)
     assert mreg("new", "model_seg_sc_t2", "--local", "--json").stderr == ""
