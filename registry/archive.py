@@ -24,7 +24,7 @@ from registry import checkpoints, encoder, encoder_package, package_manifest
 from registry.archive_members import CROP_FILE, collect, crop_metadata_of, read_dataset_json, require_finished
 from registry.classifier import TRAINER as CLASSIFIER
 from registry.errors import ConflictError, IntegrityError, MregError
-from registry.files import sha256
+from registry.files import naming, sha256, workplace
 from registry.lesion_model import TRAINER as LESIONS
 from registry.manifest import MANIFEST_NAME, AssetEntry, Member, fold_variant
 from registry.release_facts import Place, describe_model
@@ -113,29 +113,23 @@ def build(
     `reference` runs a finished archive and says what it gives, for the manifest. Building again changes nothing.
     Raises `MregError` for a run that cannot be released, `ConflictError` where another archive has the same name.
     """
-    job = _Job(run=run, layout=layout, keep_optimizer=keep_optimizer, half=half, repo=repo)
-    folds = require_finished(run)
     if not run.config["trainer"].startswith((TRAINER, CLASSIFIER, LESIONS)):
         reference = None  # nothing runs it as it would be run: neither SCT nor a recipe of ours
+    job = _Job(run=run, layout=layout, keep_optimizer=keep_optimizer, half=half, repo=repo, reference=reference)
+    folds = require_finished(run)
     parts = {fold_variant(variant, fold.name.removeprefix("fold_")): (fold,) for fold in folds}
-    wanted = {archive_name(repo_name, tag, word): word for word in (parts if per_fold else (variant,))}
+    words = parts if per_fold else {variant: folds}
+    wanted = {archive_name(repo_name, tag, word): (word, its) for word, its in words.items()}
     manifest = out / MANIFEST_NAME
-    earlier = package_manifest.earlier(manifest, repo_name, tag)
-    out.mkdir(parents=True, exist_ok=True)
-    made, entries, assets = [], [], []
-    with tempfile.TemporaryDirectory(dir=out, prefix=".package-") as work:
-        for name, word in wanted.items():
-            entry = _pack(job, Path(work, name), word, parts[word] if per_fold else folds)
-            given = reference(Path(work, name)) if reference else None
-            entries.append(entry.model_copy(update={"reference": given}))
-        for name in wanted:  # only now, when nothing can be wrong with any of them
-            created, digest = _put(Path(work, name), out / name)
-            size = (out / name).stat().st_size
-            made.append(Archive(path=out / name, size=size, sha256=digest, created=created))
-            assets.append(AssetEntry(name=name, size=size, sha256=digest))
-    described = package_manifest.describe(repo_name, tag, repo, tuple(entries), tuple(assets))
-    package_manifest.write(manifest, earlier, described)
-    return Package(archives=tuple(made), manifest=manifest)
+    with workplace(out, "package") as work:
+        earlier = package_manifest.earlier(manifest, repo_name, tag)
+        entries = tuple(_pack(job, work / name, word, its) for name, (word, its) in wanted.items())
+        # Only now, when nothing can be wrong with any of them.
+        made = tuple(_put(work / name, out / name) for name in wanted)
+        assets = tuple(AssetEntry(name=one.path.name, size=one.size, sha256=one.sha256) for one in made)
+        described = package_manifest.describe(repo_name, tag, repo, entries, assets)
+        package_manifest.write(manifest, earlier, described)
+    return Package(archives=made, manifest=manifest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +141,7 @@ class _Job:
     keep_optimizer: bool
     half: bool
     repo: Repo | None
+    reference: Callable[[Path], Reference | None] | None
 
 
 def _pack(job: _Job, target: Path, variant: str, folds: tuple[Path, ...]) -> ModelEntry:
@@ -171,7 +166,8 @@ def _pack(job: _Job, target: Path, variant: str, folds: tuple[Path, ...]) -> Mod
         _require_size(target, members, half=job.half, folds=len(folds))
         written = _write(target, members)
     place = Place(target.name, variant, job.layout)
-    return describe_model(run, dataset_json, weights, place, job.half, job.repo, written)
+    entry = describe_model(run, dataset_json, weights, place, job.half, job.repo, written)
+    return entry.model_copy(update={"reference": job.reference(target) if job.reference else None})
 
 
 def archive_name(repo_name: str, tag: str, variant: str = "") -> str:
@@ -224,7 +220,7 @@ def _require_size(target: Path, members: Mapping[str, bytes | Path], *, half: bo
 def _write(path: Path, members: Mapping[str, bytes | Path]) -> tuple[Member, ...]:
     """Write the zip, sorted; return what it holds."""
     written = []
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         with StoredZip(file) as archive:
             for name in sorted(members):
                 data = members[name]
@@ -249,15 +245,14 @@ def _pieces(data: bytes | Path) -> Iterator[bytes]:
             yield piece
 
 
-def _put(made: Path, target: Path) -> tuple[bool, str]:
-    """Move the archive to its place unless it is there; return whether it was not, and its digest."""
-    digest = sha256(made)
-    if not target.exists():
+def _put(made: Path, target: Path) -> Archive:
+    """Move an archive to its place unless it is there."""
+    digest, size, created = sha256(made), made.stat().st_size, not target.exists()
+    if created:
         made.replace(target)
-        return True, digest
-    if not target.is_file() or sha256(target) != digest:
+    elif not target.is_file() or sha256(target) != digest:
         raise ConflictError(
             f"{target}: is there already, made from something else",
             hint="choose another tag (--tag), or remove that file if it was never released",
         )
-    return False, digest
+    return Archive(path=target, size=size, sha256=digest, created=created)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from registry import margins, orientation, output
 from registry.classification_dataset import is_classification
 from registry.errors import ConflictError, IntegrityError, MregError
-from registry.files import json_text, read_json
+from registry.files import json_text, read_json, read_object
 from registry.runs import FINAL
 from registry.scrub import Scrubber, json_paths, picture, scrubber
+from registry.splits import read_splits
 from registry.trainer_code import FILE_NAME, portable
 
 if TYPE_CHECKING:
@@ -125,17 +126,17 @@ def learn_names(run: Run, folds: tuple[Path, ...]) -> Scrubber:
     for fold in folds:
         texts += [log.read_bytes().decode("utf-8", "replace") for log in fold.glob("training_log_*.txt")]
         if (fold / "debug.json").is_file():
-            document = read_json(fold / "debug.json")
+            document = read_object(fold / "debug.json")
             documents.append(document)
             texts.append(json.dumps(document, ensure_ascii=False))
-    return scrubber(read_json(splits) if splits.is_file() else [], documents, texts)
+    return scrubber(read_splits(splits) if splits.is_file() else [], documents, texts)
 
 
 def _fold_files(fold: Path, scrub: Scrubber) -> list[tuple[str, bytes]]:
     found = []
     debug, figure = fold / "debug.json", fold / "progress.png"
     if debug.is_file():
-        found.append((debug.name, _json(scrub.debug(read_json(debug)))))
+        found.append((debug.name, _json(scrub.debug(read_object(debug)))))
     if figure.is_file():
         found.append((figure.name, picture(figure.read_bytes(), str(figure))))
     return found + [(log.name, scrub.log(log.read_bytes())) for log in sorted(fold.glob("training_log_*.txt"))]

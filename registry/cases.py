@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import MregError, NotFoundError
-from registry.files import read_json
-from registry.near import meant_path
+from registry.files import read_object
+from registry.splits import read_splits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,7 +71,7 @@ def _require_image(path: Path, endings: tuple[str, ...]) -> None:
     if path.is_dir():
         raise MregError(f"{path}: a folder, not an image", hint=f"name its files: {path}/*.nii.gz")
     if not path.is_file():
-        raise NotFoundError(f"{path}: no such image", hint=meant_path(path))
+        raise NotFoundError(f"{path}: no such image")
     if not path.name.endswith(endings):
         kind = "a NIfTI file" if endings == ENDINGS else "an image"
         raise MregError(f"{path}: not {kind} ({' or '.join(endings)})", hint="convert it to .nii.gz")
@@ -95,7 +95,7 @@ def labelled_cases(dataset: Path, split: str | None, folds: Sequence[str], split
     (`splits_file` says which). train: every case of imagesTr, all folds together, whether they saw it or not.
     By default test where there are labels for it, else val.
     """
-    document = read_json(dataset / "dataset.json")
+    document = read_object(dataset / "dataset.json")
     chosen = split or ("test" if _labels(dataset / "labelsTs", document) else "val")
     part = "Ts" if chosen == "test" else "Tr"
     labels = _labels(dataset / f"labels{part}", document)
@@ -143,7 +143,7 @@ def _held_out(folds: Iterable[str], splits_file: Path) -> dict[str, tuple[str, .
             f"{splits_file}: no such file, so nobody knows which cases the training held out",
             hint="add imagesTs and labelsTs, or measure on all of imagesTr if the model has not seen it: --split train",
         )
-    splits = read_json(splits_file)
+    splits = read_splits(splits_file)
     judges: dict[str, list[str]] = defaultdict(list)
     for fold in folds:
         if fold == "all":

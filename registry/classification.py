@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import output, training, workers
+from registry import planning, workers
 from registry.cases import group_images
 from registry.classification_dataset import is_classification
 from registry.classifier import CONFIGURATION, PLANS, RECIPE, TRAINER
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
-from registry.files import json_text, read_json
+from registry.files import json_text, read_json, read_object
 from registry.runs import FINAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from registry.model_toml import Repo
-    from registry.training import Planned
+    from registry.planning import Planned
     from trainers.catalog import Recipe
 
 DEFAULT_ORIENTATION = "LPI"  # SCT's letters; images are turned to it where dataset.json does not name one
@@ -35,23 +34,26 @@ PARTS = {"test": "test", "train": "training"}
 
 def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
-    settings = training.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
+    settings = planning.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
     document = _read_document(dataset)
-    with output.stage("hash the dataset"):
-        files = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
+    files = planning.hash_dataset(repo, dataset)
     # The classes of the cases are part of the data, and stand in dataset.json's list.
     cases = json_text([document["training"], document.get("image_orientation")])
     digest = hashlib.sha256(f"{files}\n{cases}".encode()).hexdigest()
-    counts = {key: value for key, value in settings.items() if key not in training.NOT_PART_OF_THE_RESULT}
-    name = training.short_digest(json.dumps(counts, sort_keys=True), digest, _splits_text(dataset))
-    return training.Planned(
+    name = planning.settings_digest(settings, digest, _splits_text(dataset))
+    return planning.Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=_contract(document), digest=digest,
         trainer_file=None, run=repo.runs / f"{RECIPE}-{name}",
     )  # fmt: skip
 
 
-def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, validation_only: bool) -> dict[str, Any]:
+def cache(repo: Repo, planned: Planned) -> Path:
+    """Return the folder of what is computed from the data before a training."""
+    return repo.data / "preprocessed" / f"{planned.dataset.name}-{planning.short_digest(planned.digest)}"
+
+
+def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
     """Return the worker's job of a training."""
     dataset, document = planned.dataset, planned.dataset_json
     text = _splits_text(dataset)
@@ -60,29 +62,16 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None, v
         "dataset": str(dataset),
         "dataset_json": document,
         "run": str(planned.run),
-        "cache": str(repo.data / "preprocessed" / f"{dataset.name}-{training.short_digest(planned.digest)}"),
+        "cache": str(cache(repo, planned)),
         "settings": planned.settings,
         "splits": json.loads(text) if text else None,
         "pretrained": str(planned.start.checkpoint) if planned.start else None,
         "gpus": gpus,
         "max_minutes": max_minutes,
-        "validation_only": validation_only,
-        "config": {
-            "recipe": RECIPE,
-            "trainer": TRAINER,
-            "plans": PLANS,
-            "configuration": CONFIGURATION,
-            "settings": planned.settings,
-            "dataset": {
-                "name": dataset.name,
-                "id": int(dataset.name[4:7]),
-                "path": os.path.relpath(repo.dataset, repo.root),
-                "hash": planned.digest,
-                "image_orientation": document["image_orientation"],
-                "num_training": document["numTraining"],
-            },
-            "repo": repo.name,
-        },
+        "validation_only": False,
+        "config": planning.config(
+            repo, planned, trainer=TRAINER, plans=PLANS, configuration=CONFIGURATION, facts=planning.facts(document)
+        ),
     }
 
 
@@ -117,7 +106,7 @@ def predict(
     model: Path, images: Sequence[str], out: Path, *, folds: Sequence[str], mask: Path | None, device: str
 ) -> list[Path]:
     """Classify images into `out`/CASE.json; `mask` is a file for one case, or a folder of CASE.nii.gz."""
-    cases = group_images(images, len(read_json(model / "plans.json")["channels"]), ENDINGS)
+    cases = group_images(images, len(read_object(model / "plans.json")["channels"]), ENDINGS)
     if out.exists() and not out.is_dir():
         raise ConflictError(f"{out}: a file, not a folder", hint="name a folder for the results: -o DIR")
     answer = workers.call(
@@ -167,7 +156,7 @@ def evaluate(
         "dataset": dataset.resolve().name,
         "split": split,
         "checkpoint": FINAL,
-        "folds": [int(fold) if str(fold).isdigit() else fold for fold in document["folds"]],
+        "folds": [int(fold) if str(fold).isdecimal() else fold for fold in document["folds"]],
         "half": False,
         "cases": document["cases"],
         "labels": document["labels"],
@@ -179,7 +168,7 @@ def chosen_split(dataset: Path, split: str | None) -> str:
     """Return the split to judge: that which was asked for, else test where its cases have classes, else val."""
     if split:
         return split
-    tests = read_json(dataset / "dataset.json").get("test", [])
+    tests = read_object(dataset / "dataset.json").get("test", [])
     return "test" if any(isinstance(case, dict) and len(case) > 1 for case in tests) else "val"
 
 
@@ -187,7 +176,7 @@ def _validation(model: Path) -> dict[str, Any]:
     path = model / VALIDATION
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file", hint="mreg train writes it; of a released model: --split test")
-    return dict(read_json(path))
+    return read_object(path)
 
 
 def _judge(

@@ -11,9 +11,9 @@ from registry import orientation, output
 from registry.case_files import write_case
 from registry.classification_sources import CASE, IMAGE, MASK, SUBJECT, WHO, find
 from registry.collection import ENDING
-from registry.dataset import alone, commit_of, digest_of, listed, making, require_files, require_free_number
+from registry.dataset import commit_of, digest_of, listed, making, require_files, require_free_number
 from registry.errors import ConflictError, IntegrityError, MregError
-from registry.files import json_text, read_json, write_json
+from registry.files import alone, json_text, read_json, write_json
 from registry.tables import UNKNOWN
 from registry.volumes import WORKERS, read_volume
 
@@ -63,7 +63,6 @@ def import_classification(
     target = destination / f"Task{number:03d}_{document['name']}"
     digest = digest_of(sources, json_text([document, threshold]))
     document["source"] = {"kind": found.kind, **commit_of(found.table.path.parent), "sha256": digest}
-    destination.mkdir(parents=True, exist_ok=True)
     with alone(destination):
         if target.exists() or target.is_symlink():
             _require_same(target, digest, sources, len(found.channels))

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import lesion, margins, output, training, workers
+from registry import lesion, margins, output, planning, workers
 from registry.case_files import CORDS
-from registry.dataset import alone, require_free_number
+from registry.dataset import require_free_number
 from registry.errors import ConflictError, MregError, NotFoundError
-from registry.files import read_json
+from registry.files import alone, read_object
 from registry.model_toml import Repo, TrainSection
 from trainers.catalog import RECIPES
 
@@ -53,17 +53,17 @@ def crop_dataset(
     """
     if sum((cord is not None, cord_model is not None, detector)) > 1:
         raise MregError("--cord, --cord-model and --detector name the cord twice", hint="give one of them")
-    document = training.read_dataset_json(source.resolve())
+    document = planning.read_dataset_json(source.resolve())
     target = destination / f"Dataset{number:03d}_{name or source.resolve().name.partition('_')[2]}"
     if target.resolve() == source.resolve():
         raise ConflictError(f"{target}: is the dataset itself", hint="another --dataset-id or folder")
     destination.mkdir(parents=True, exist_ok=True)
-    digest = training.dataset_hash(source, destination / ".hashes" / f"{source.resolve().name}.json")
+    digest = planning.dataset_hash(source, destination / ".hashes" / f"{source.resolve().name}.json")
     said = [digest, *(f"{pad:g}" for pad in pads_mm), cord_label, str(cord), str(cord_model), str(detector)]
-    made_from = {"kind": "cord-crop", "sha256": training.short_digest(*said)}
+    made_from = {"kind": "cord-crop", "sha256": planning.short_digest(*said)}
     with alone(destination):
         if target.exists():
-            there = read_json(target / "dataset.json").get("source")
+            there = read_object(target / "dataset.json").get("source")
             if there != made_from:
                 raise ConflictError(f"{target}: exists with other content", hint="another --dataset-id or --name")
             output.say(f"{target}: already cropped")
@@ -89,7 +89,7 @@ def as_nnunet(repo: Repo, overrides: dict[str, Any]) -> tuple[Repo, dict[str, An
             hint="of other models: mreg data crop, then recipe nnunet on the cropped dataset",
         )
     about = {key: value for key, value in overrides.items() if key in GEOMETRY}
-    settings = training.resolve_settings(RECIPES[lesion.NAME].settings, repo.toml.train.settings, about)
+    settings = planning.resolve_settings(RECIPES[lesion.NAME].settings, repo.toml.train.settings, about)
     dataset = repo.dataset.resolve()
     if not (dataset / margins.FILE).is_file():  # else somebody has cropped it
         dataset = _cropped(repo, dataset, settings)
@@ -103,15 +103,14 @@ def as_nnunet(repo: Repo, overrides: dict[str, Any]) -> tuple[Repo, dict[str, An
 
 def _cropped(repo: Repo, dataset: Path, settings: dict[str, Any]) -> Path:
     """Return the cropped dataset of a repo's data, made where it is missing; its folder's name stands for all of it."""
-    document = training.read_dataset_json(dataset)
-    with output.stage("hash the dataset"):
-        digest = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
+    document = planning.read_dataset_json(dataset)
+    digest = planning.hash_dataset(repo, dataset)
     said = [digest, *(str(settings[key]) for key in GEOMETRY)]
-    folder = repo.data / FOLDER / training.short_digest(*said)
+    folder = repo.data / FOLDER / planning.short_digest(*said)
     target: Path = folder / dataset.name
     if target.is_dir():
         return target
-    training.verify_once(dataset, folder)
+    planning.verify_once(dataset, folder)
     model = settings["cord_model"] or None
     cord = None if model else _beside(dataset, document, settings["cord_label"])
     found = _cords(dataset, document, cord, model, settings["device"], folder / "cords", None)
@@ -213,7 +212,7 @@ def call(
     evaluation has a label for it or masks in its folder `cords`; else the worker asks SCT's detector.
     """
     if dataset is not None and not (cord or cord_model or found.cord_model):
-        cord = _beside(dataset, read_json(dataset / "dataset.json"), found.cord_label)
+        cord = _beside(dataset, read_object(dataset / "dataset.json"), found.cord_label)
     with _with_cords(job["cases"], found, cord, cord_model, job["device"], registry, dataset) as entries:
         return workers.call(RECIPE, {**job, "pads": found.pads_mm, "cases": entries})
 
@@ -239,7 +238,7 @@ def _with_cords(
             lesion.find_cords(model, [Path(entry["images"][0]) for entry in entries], Path(work), device, registry)
             yield [{**entry, "cord": str(Path(work, f"{entry['name']}.nii.gz"))} for entry in entries]
     elif dataset is not None and found.cord_label:
-        values = cord_values(read_json(dataset / "dataset.json"), found.cord_label, dataset / "dataset.json")
+        values = cord_values(read_object(dataset / "dataset.json"), found.cord_label, dataset / "dataset.json")
         yield [{**entry, "cord_values": values} for entry in entries]
     else:
         yield entries

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import re
 import shutil
-import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from registry import lesion_table, orientation, output
+from registry import git, lesion_table, orientation, output
 from registry.bids import find_bids
 from registry.case_files import CORDS, write_case
 from registry.collection import ENDING, Collection, Source
 from registry.decathlon import find_decathlon
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
-from registry.files import json_text, read_json, sha256, write_json
+from registry.files import alone, json_text, read_json, sha256, write_json
 from registry.labels import check_labels
 from registry.splits import Folds, subject_splits
 from registry.volumes import WORKERS, is_annex_pointer
@@ -72,7 +69,6 @@ def import_dataset(
     options = json_text(said)
     digest = digest_of(collection.sources, options)
     document["source"] = {"kind": collection.kind, **commit_of(source), "sha256": digest}
-    destination.mkdir(parents=True, exist_ok=True)
     with alone(destination):
         if target.exists() or target.is_symlink():
             _require_same(target, digest, collection)
@@ -226,33 +222,11 @@ def digest_of(sources: Sequence[Source], options: str) -> str:
 
 def commit_of(source: Path) -> dict[str, Any]:
     """Return the commit of a Git(-annex) clone that tracks the source, and whether its files differ from it."""
-
-    def git(*arguments: str) -> str:
-        # Without optional locks nothing is written into somebody else's clone.
-        command = ["git", "--no-optional-locks", "-C", str(source), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    if shutil.which("git") is None or not git("ls-files", "--", "."):
+    quiet = "--no-optional-locks"  # so that nothing is written into somebody else's clone
+    if not git.answer(source, quiet, "ls-files", "--", "."):
         return {}
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other imports out of the folder; the kernel lets go when a process dies, so no lock stays behind."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            output.say(f"{folder}: another import is writing here, waiting")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # some network file systems lock no folders
-            pass
-        yield
-    finally:
-        os.close(handle)
+    dirty = git.answer(source, quiet, "status", "--porcelain", "--", ".") != ""
+    return {"commit": git.answer(source, "rev-parse", "HEAD"), "dirty": dirty}
 
 
 def _require_same(target: Path, digest: str, collection: Collection) -> None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from registry.dataset_findings import finding
 from registry.errors import IntegrityError
-from registry.files import read_json
-from registry.splits import subject_of
+from registry.splits import read_splits, subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -24,30 +23,21 @@ def check_splits(dataset: Path, cases: Collection[str]) -> Iterator[Finding]:
     if not (dataset / FILE).is_file():
         return
     try:
-        folds = _read(dataset / FILE)
-    except (IntegrityError, TypeError, KeyError, ValueError) as error:
-        yield finding("DATA018", FILE, f"not a list of train and val: {error}")
+        folds = read_splits(dataset / FILE)
+    except IntegrityError as error:
+        yield finding("DATA018", FILE, error.message.removeprefix(f"{dataset / FILE}: "))
         return
-    for number, (train, val) in enumerate(folds):
+    empty = [number for number, fold in enumerate(folds) if not all(fold.values())]
+    if empty or not folds:
+        yield finding("DATA018", FILE, f"fold {empty[0]} has an empty side" if empty else "no fold")
+        return
+    for number, (train, val) in enumerate(fold.values() for fold in folds):
         if unknown := {*train, *val} - {*cases}:
             yield finding("DATA019", FILE, f"fold {number} names cases that are not there: {_named(unknown)}")
         if forgotten := {*cases} - {*train, *val}:
             yield finding("DATA023", FILE, f"fold {number} leaves out {_named(forgotten)}")
         if both := {subject_of(case) for case in train} & {subject_of(case) for case in val}:
             yield finding("DATA020", FILE, f"fold {number}: {_named(both)} in training and validation")
-
-
-def _read(path: Path) -> list[tuple[list[str], list[str]]]:
-    """Return train and val of each fold; raise for anything else."""
-    folds = [(list(split["train"]), list(split["val"])) for split in read_json(path)]
-    if not folds:
-        raise ValueError("no fold")
-    for number, sides in enumerate(folds):
-        if not all(isinstance(case, str) for side in sides for case in side):
-            raise TypeError(f"fold {number} names something else than cases")
-        if not all(sides):
-            raise ValueError(f"fold {number} has an empty side")
-    return folds
 
 
 def check_sides(training: Collection[str], test: Collection[str]) -> Iterator[Finding]:

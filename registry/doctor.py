@@ -111,7 +111,7 @@ def _registry(option: str | None) -> Iterator[Point]:
         yield Point(name="registry", state="bad", found=error.message, mend=error.hint)
         return
     if location.startswith("dir:"):
-        there = Path(location.removeprefix("dir:")).expanduser().is_dir()
+        there = Path(store.location.removeprefix("dir:")).is_dir()
         mend = "" if there else f"mkdir -p {location.removeprefix('dir:')}"
         yield Point(name="registry", state="good" if there else "missing", found=location, mend=mend)
         return

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from registry import cache, notes, output, receipts, refs, transfer, unpack
-from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
+from registry.errors import ConflictError, IntegrityError, MregError
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
 from registry.manifest import read as read_manifest_file
-from registry.published import read_manifest, require_file_name, resolve
+from registry.published import Archive, find_archives, require_file_name, several_archives
 from registry.sources import all_sources
 from registry.stores import canonical_location, is_offline, open_store
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from registry.manifest import Manifest
-    from registry.stores import Asset, Release, Store
+    from registry.stores import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +36,6 @@ class Fetched:
     def as_json(self) -> dict[str, Any]:
         """Return the entry of `mreg fetch --json`."""
         return {**vars(self), "path": str(self.path)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Archive:
-    """One archive of a release, and what the release promises of it."""
-
-    release: Release
-    asset: Asset
-    manifest: Manifest | None  # None: not made with mreg
-    sha256: str  # "" where neither manifest nor server knows it
 
 
 def fetch_all(
@@ -92,7 +81,7 @@ def fetch(
     else:
         found = _fetch(text, store, out, do_unpack, asset, accept)
     if len(found) > 1:
-        raise _several(text, [item.path.name for item in found])
+        raise several_archives(text, [item.path.name for item in found])
     return found[0]
 
 
@@ -141,8 +130,9 @@ def _fetch_offline(text: str, location: str, out: Path | None, do_unpack: bool, 
 def _from_cache(ref: refs.RepoRef | refs.UrlRef, known: receipts.Receipt, target: Path | None) -> Fetched:
     path = known.path
     if target is not None:
-        transfer.copy(path, target / known.asset)
         path = target / known.asset
+        with cache.locked(path):
+            transfer.copy(known.path, path)
     size = path.stat().st_size
     return Fetched(ref=str(ref), path=path, sha256=known.sha256, size=size, tag=known.tag, url=known.url)
 
@@ -150,51 +140,6 @@ def _from_cache(ref: refs.RepoRef | refs.UrlRef, known: receipts.Receipt, target
 def model_for(text: str, store: Store | None = None) -> Path:
     """Return the trainer folder (nnUNetTrainer…) of a ref, fetched and unpacked into the cache if it has to be."""
     return unpack.model_folder(fetch(text, store, do_unpack=True).path)
-
-
-def find_archives(ref: refs.RepoRef, store: Store, asset: str = "") -> list[Archive]:
-    """Return the archive of a release: the one asked for, the manifest's, or the only zip; or one for each fold."""
-    release = resolve(ref, store)
-    manifest = read_manifest(store, release)
-    parts = [model.asset for model in manifest.parts] if manifest and not asset else []
-    chosen = [_choose(release, name, manifest) for name in parts or [asset]]
-    if manifest is None:
-        output.warn(f"{release.repo}@{release.tag} has no {MANIFEST_NAME}: not made with mreg, nobody has checked it")
-    return [_promised(release, one, manifest) for one in chosen]
-
-
-def _promised(release: Release, chosen: Asset, manifest: Manifest | None) -> Archive:
-    """Hold the manifest's digest against the registry's."""
-    promised = manifest.sha256_of(chosen.name) if manifest else ""
-    if promised and chosen.sha256 and promised != chosen.sha256:
-        raise IntegrityError(
-            f"{release.repo}@{release.tag}: {chosen.name} is not the file that its manifest names "
-            f"(SHA-256 {chosen.sha256}, expected {promised})",
-            hint="do not use it; tell the people who published it",
-        )
-    known = promised or chosen.sha256
-    if not known:
-        output.warn(f"{release.repo}@{release.tag}: nobody knows the SHA-256 of {chosen.name}: not verified")
-    return Archive(release=release, asset=chosen, manifest=manifest, sha256=known)
-
-
-def _choose(release: Release, name: str, manifest: Manifest | None) -> Asset:
-    where = f"{release.repo}@{release.tag}"
-    there = sorted(asset.name for asset in release.assets if asset.uploaded)
-    zips = [n for n in there if n.lower().endswith(".zip")]
-    candidates = [name] if name else manifest.archives if manifest else zips
-    if len(candidates) > 1:
-        raise _several(where, candidates)
-    found = release.asset(candidates[0]) if candidates else None
-    if found is None:
-        missing = f"no asset {candidates[0]}" if candidates else "no archive"
-        hint = f"it has: {', '.join(there)}" if there else f"it has no asset at all: {release.url}"
-        raise NotFoundError(f"{where}: {missing}", hint=hint)
-    return found
-
-
-def _several(where: str, names: list[str]) -> MregError:
-    return MregError(f"{where} has {len(names)} archives: {', '.join(names)}", hint=f"choose: --asset {names[0]}")
 
 
 def _fetch_asset(ref: refs.RepoRef, store: Store, archive: Archive, out: Path | None) -> Fetched:
@@ -261,7 +206,8 @@ def _fetch_file(ref: refs.FileRef, out: Path | None) -> Fetched:
     _require_promised(ref.path)
     path = ref.path.absolute()
     if out is not None and (out / path.name).absolute() != path:
-        digest = transfer.copy(path, out / path.name)
+        with cache.locked(out / path.name):
+            digest = transfer.copy(path, out / path.name)
         path = out / path.name
     else:
         digest = sha256(path)
@@ -294,13 +240,14 @@ def _unpacked(found: list[Fetched], ref: refs.Ref, out: Path | None) -> Fetched:
     if len(found) == 1:
         name, key = first.path.stem, first.sha256
     else:
-        name = f"{ref.name if isinstance(ref, refs.RepoRef) else first.path.stem}-{first.tag}"
+        name = require_file_name(f"{ref.name if isinstance(ref, refs.RepoRef) else first.path.stem}-{first.tag}")
         key = cache.key_of(*(item.sha256 for item in found))
         first = replace(first, sha256="", size=sum(item.size for item in found), url="")
-    if out is not None:
-        return replace(first, path=unpack.unpack_together(paths, out / name))
-    folder = cache.unpacked_path(key, name)
+    folder = out / name if out is not None else cache.unpacked_path(key, name)
     with cache.locked(folder):
+        unpack.sweep(folder)
+        if out is not None:
+            return replace(first, path=unpack.unpack_together(paths, folder))
         try:
             return replace(first, path=unpack.unpack_together(paths, folder))
         except ConflictError:

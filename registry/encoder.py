@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.files import read_json
+from registry.runs import plans_name
 from trainers.pretraining.config import METHOD_NAMES
 
 if TYPE_CHECKING:
@@ -19,8 +19,4 @@ TRAINERS = tuple(f"mreg_{method}_" for method in METHOD_NAMES)  # what folders o
 
 def is_encoder(folder: Path) -> bool:
     """Whether a run, or the folder of a released model, is a pre-trained encoder's, of this system or of nnssl."""
-    if (folder / PLAN).is_file():
-        return True
-    path = folder / "plans.json"
-    document = read_json(path) if path.is_file() else {}
-    return isinstance(document, dict) and document.get("plans_name") == PLANS
+    return (folder / PLAN).is_file() or plans_name(folder) == PLANS

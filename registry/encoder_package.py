@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.encoder import FOLD, METRICS, PLAN
 from registry.errors import IntegrityError
-from registry.files import json_text, read_json
+from registry.files import json_text, read_json, read_object
 from registry.manifest import Pretraining
 from registry.scrub import json_paths, picture
 from trainers.pretraining.citations import citations
@@ -59,7 +59,7 @@ def collect(run: Run) -> dict[str, bytes]:
 
 def describe(run: Run) -> Pretraining:
     """Return the manifest's part on the training; raise `IntegrityError` where a file of the run does not say it."""
-    plan, settings, lines = read_json(run.path / PLAN), run.config["settings"], _lines(run)
+    plan, settings, lines = read_object(run.path / PLAN), run.config["settings"], _lines(run)
     try:
         (configuration,) = plan["pretrain_plan"]["configurations"].values()
         spacing = configuration["spacing"]

@@ -1,5 +1,13 @@
 """The errors that mreg raises on purpose; `cli` turns them into a message and an exit status."""
 
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class MregError(Exception):
     """Something that the user can understand and mend.
@@ -39,3 +47,14 @@ class StoppedError(MregError):
 
 class RegistryError(MregError):
     """The registry cannot be reached or answers with something else than expected."""
+
+
+@contextmanager
+def expecting(who: str, hint: str) -> Iterator[None]:
+    """Turn the failure to read a server's answer into one error: it lacks something that it always has."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RegistryError(
+            f"{who} answers with something else than expected: {type(error).__name__}: {error}", hint=hint
+        ) from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
+from registry import git
 from registry.errors import MregError
 
 if TYPE_CHECKING:
@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 
 BRANCH = "main"
 FALLBACK_EMAIL = "mreg@localhost"
-# Inside a hook git points these at another repository.
-FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
 
 
 def has_commit(folder: Path) -> bool:
     """Whether the folder is the root of a Git repository that has a commit."""
-    return (folder / ".git").exists() and _run(folder, "rev-parse", "--verify", "--quiet", "HEAD").returncode == 0
+    return (folder / ".git").exists() and git.answer(folder, "rev-parse", "--verify", "--quiet", "HEAD") != ""
 
 
 def commit_files(folder: Path, files: list[str], *, message: str, author: str) -> None:
@@ -37,7 +35,7 @@ def commit_files(folder: Path, files: list[str], *, message: str, author: str) -
 
 def add_origin(folder: Path, url: str) -> None:
     """Let `git push` reach the registry's repository, where that is a web address and no remote is named so yet."""
-    if url.startswith(("https://", "http://")) and _run(folder, "remote", "get-url", "origin").returncode:
+    if url.startswith(("https://", "http://")) and not git.answer(folder, "remote", "get-url", "origin"):
         _git(folder, "remote", "add", "origin", f"{url}.git")
 
 
@@ -49,26 +47,15 @@ def _identity(folder: Path, author: str) -> list[str]:
         ("user.email", FALLBACK_EMAIL, ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL")),
     ):
         said = all(os.environ.get(variable) for variable in variables)
-        if not said and not _run(folder, "config", key).stdout.strip():
+        if not said and not git.answer(folder, "config", key):
             flags += ["-c", f"{key}={value}"]
     return flags
 
 
 def _git(folder: Path, *arguments: str) -> None:
-    done = _run(folder, *arguments)
+    done = git.run(folder, *arguments)
     if done.returncode:
-        said = done.stderr.strip().removeprefix("fatal: ")
+        said = git.complaint(done)
         raise MregError(
             f"{folder}: git {' '.join(arguments[:3])} failed: {said}", hint="mend it, then run mreg new again"
         )
-
-
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key not in FOREIGN} | {"LC_ALL": "C"}
-    try:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            env=environment, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise MregError("git is not installed", hint="install git; a model's repo is a Git repository") from None

@@ -12,7 +12,7 @@ from registry.cases import Case, group_images, labelled_cases
 from registry.classifier import is_classifier
 from registry.encoder import is_encoder
 from registry.errors import ConflictError, MregError, NotFoundError
-from registry.files import read_json, write_json
+from registry.files import read_object, write_json
 from registry.lesion_model import is_lesion_model
 from registry.model_toml import FILE_NAME, Repo, find_repo
 from registry.runs import FINAL, Run, is_run, latest_run, read_run
@@ -34,18 +34,18 @@ class Target:
     @property
     def dataset_json(self) -> dict[str, Any]:
         """Return the model's data contract."""
-        document = read_json(self.folder / "dataset.json")
+        document = read_object(self.folder / "dataset.json")
         if not isinstance(document.get("channel_names"), dict) or not isinstance(document.get("labels"), dict):
             raise MregError(f"{self.folder / 'dataset.json'}: has no channel_names or no labels")
-        return dict(document)
+        return document
 
     @property
     def classes_json(self) -> dict[str, Any]:
         """Return a classifier's data contract."""
-        document = read_json(self.folder / "dataset.json")
+        document = read_object(self.folder / "dataset.json")
         if not isinstance(document.get("channel_names"), dict) or not document.get("classification_labels"):
             raise MregError(f"{self.folder / 'dataset.json'}: has no channel_names or no classification_labels")
-        return dict(document)
+        return document
 
     def folds(self, wanted: Sequence[str] = ()) -> list[str]:
         """Return the folds with a final checkpoint, or those that are wanted; like nnU-Net, `all` only where alone."""
@@ -54,10 +54,10 @@ class Target:
             raise NotFoundError(
                 f"{self.folder}: fold {missing[0]} has no {FINAL}", hint=f"there are: {', '.join(found) or 'none'}"
             )
-        chosen = list(wanted) or [fold for fold in found if fold.isdigit()] or found
+        chosen = list(wanted) or [fold for fold in found if fold.isdecimal()] or found
         if not chosen:
             raise NotFoundError(f"{self.folder}: no fold has a {FINAL}", hint="train to the end: mreg train")
-        return sorted(set(chosen), key=lambda fold: (not fold.isdigit(), int(fold) if fold.isdigit() else 0))
+        return sorted(set(chosen), key=lambda fold: (not fold.isdecimal(), int(fold) if fold.isdecimal() else 0))
 
 
 def find_target(text: str, registry: str | None = None) -> Target:
@@ -198,7 +198,7 @@ def evaluate(
         "dataset": dataset.resolve().name,
         "split": chosen,
         "checkpoint": FINAL,
-        "folds": [int(fold) if fold.isdigit() else fold for fold in folds if fold in used],
+        "folds": [int(fold) if fold.isdecimal() else fold for fold in folds if fold in used],
         "half": half,
         **{key: answer[key] for key in ("threshold", "summary") if key in answer},
         "cases": answer["cases"],
@@ -251,7 +251,7 @@ def _same_contract(model: Target, dataset: Path) -> None:
     """Refuse a dataset whose labels or channels mean something else than the model's."""
     if not dataset.is_dir():
         raise NotFoundError(f"{dataset}: no such dataset")
-    theirs, ours = read_json(dataset / "dataset.json"), model.dataset_json
+    theirs, ours = read_object(dataset / "dataset.json"), model.dataset_json
     missing = [key for key in ("labels", "channel_names", "file_ending") if key not in theirs]
     if missing:
         raise MregError(f"{dataset / 'dataset.json'}: keys are missing: {', '.join(missing)}")

@@ -6,24 +6,22 @@ so that the recipe's worker sees files only.
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import output, training, workers
+from registry import output, planning, workers
 from registry.case_files import CORDS
-from registry.errors import MregError, NotFoundError
-from registry.files import read_json
+from registry.errors import IntegrityError, MregError, NotFoundError
+from registry.files import read_object
 from registry.lesion_model import CONFIGURATION, PLANS, RECIPE, TRAINER, is_lesion_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from registry.model_toml import Repo
-    from registry.training import Planned
+    from registry.planning import Planned
     from trainers.catalog import Recipe
 
 NAME = RECIPE
@@ -33,9 +31,9 @@ CORD_ENDINGS = (".nii.gz", ".nii", ".csv")
 
 def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
-    settings = training.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
+    settings = planning.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     dataset = repo.dataset.resolve()
-    dataset_json = training.read_dataset_json(dataset)
+    dataset_json = planning.read_dataset_json(dataset)
     label, path = settings["lesion_label"], dataset / "dataset.json"
     if label not in dataset_json["labels"]:
         names = ", ".join(dataset_json["labels"])
@@ -47,13 +45,11 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
             f"{path}: no label {settings['cord_label']!r}, and the window follows the cord",
             hint="--set cord_label=NAME, or a model that finds the cord: --set cord_model=NAME@TAG",
         )
-    training.keep_contract(repo, dataset_json)
-    with output.stage("hash the dataset"):
-        digest = training.dataset_hash(dataset, repo.data / "hashes" / f"{dataset.name}.json")
-    aside = {*training.NOT_PART_OF_THE_RESULT, "nnunet"}  # the other recipe's settings: mreg train --as nnunet
-    counts = {key: value for key, value in settings.items() if key not in aside}
-    name = training.short_digest(json.dumps(counts, sort_keys=True), digest)
-    return training.Planned(
+    planning.keep_contract(repo, dataset_json)
+    digest = planning.hash_dataset(repo, dataset)
+    # What does not count are the other recipe's settings: mreg train --as nnunet.
+    name = planning.settings_digest(settings, digest, aside=("nnunet",))
+    return planning.Planned(
         recipe=recipe, settings=settings, dataset=dataset, dataset_json=dataset_json, digest=digest,
         trainer_file=None, run=repo.runs / f"{NAME}-{name}",
     )  # fmt: skip
@@ -61,7 +57,7 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
 
 def cache(repo: Repo, planned: Planned) -> Path:
     """Return the folder of what is computed from the data before a training."""
-    return repo.data / "preprocessed" / f"{planned.dataset.name}-{NAME}-{training.short_digest(planned.digest)}"
+    return repo.data / "preprocessed" / f"{planned.dataset.name}-{NAME}-{planning.short_digest(planned.digest)}"
 
 
 def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
@@ -69,7 +65,7 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
     if gpus > 1:
         raise MregError(f"--gpus {gpus}: recipe {NAME} trains on one GPU", hint="train the folds side by side: --fold")
     dataset, settings = planned.dataset, planned.settings
-    document = training.without_case_lists(planned.dataset_json)
+    document = planning.without_case_lists(planned.dataset_json)
     return {
         "kind": "train",
         "dataset": str(dataset),
@@ -77,26 +73,13 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
         "run": str(planned.run),
         "cache": str(cache(repo, planned)),
         "settings": settings,
-        "splits": training.splits_of(dataset),
+        "splits": planning.splits_of(dataset),
         "cords": _cords_of_dataset(repo, planned),
         "pretrained": str(planned.start.checkpoint) if planned.start else None,
         "max_minutes": max_minutes,
-        "config": {
-            "recipe": NAME,
-            "trainer": TRAINER,
-            "plans": PLANS,
-            "configuration": CONFIGURATION,
-            "settings": settings,
-            "dataset": {
-                "name": dataset.name,
-                "id": int(dataset.name[7:10]),
-                "path": os.path.relpath(repo.dataset, repo.root),
-                "hash": planned.digest,
-                "image_orientation": document["image_orientation"],
-                "num_training": document["numTraining"],
-            },
-            "repo": repo.name,
-        },
+        "config": planning.config(
+            repo, planned, trainer=TRAINER, plans=PLANS, configuration=CONFIGURATION, facts=planning.facts(document)
+        ),
     }
 
 
@@ -109,7 +92,7 @@ def _cords_of_dataset(repo: Repo, planned: Planned) -> dict[str, str]:
     if not model:
         return cords_beside(planned.dataset)
     ending = planned.dataset_json["file_ending"]
-    folder = repo.data / "cords" / training.short_digest(model, planned.digest)
+    folder = repo.data / "cords" / planning.short_digest(model, planned.digest)
     images = sorted((planned.dataset / "imagesTr").glob(f"[!.]*_0000{ending}"))
     names = {image: image.name.removesuffix(f"_0000{ending}") for image in images}
     missing = [image for image in images if not (folder / f"{names[image]}.nii.gz").is_file()]
@@ -159,7 +142,7 @@ def _with_cords(
     """
     if cord is not None and cord_model is not None:
         raise MregError("--cord and --cord-model name the cord twice", hint="leave one of them out")
-    settings = read_json(model / "plans.json")["settings"]
+    settings = _settings(model)
     found = cord_model or settings["cord_model"]
     if cord is not None:
         yield [{**entry, "cord": cord_file(cord, entry["name"], alone=len(entries) == 1)} for entry in entries]
@@ -171,10 +154,19 @@ def _with_cords(
         yield entries
 
 
+def _settings(model: Path) -> dict[str, Any]:
+    """Return the settings that a model was trained with; raise `IntegrityError` where its plans do not say them."""
+    settings = read_object(model / "plans.json").get("settings")
+    needed = ("cord_model", "crop", "lesion_label", "cord_label")
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(key), str) for key in needed):
+        raise IntegrityError(f"{model / 'plans.json'}: no settings of recipe {NAME}", hint="fetch or train it again")
+    return settings
+
+
 def with_labels(model: Path, dataset: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Add to an evaluation's cases which values of their label maps are lesion and cord."""
-    settings = read_json(model / "plans.json")["settings"]
-    labels = read_json(dataset / "dataset.json")["labels"]
+    settings = _settings(model)
+    labels = read_object(dataset / "dataset.json")["labels"]
     values = {
         key: _values(labels[settings[f"{key}_label"]])
         for key in ("lesion", "cord")

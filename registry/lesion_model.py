@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.files import read_json
+from registry.runs import plans_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,4 @@ TRAINER, PLANS, CONFIGURATION = "LesionTrainer", "LesionPlans", "3d"
 
 def is_lesion_model(folder: Path) -> bool:
     """Whether a run, or the folder of a released model, is of recipe lesion."""
-    path = folder / "plans.json"
-    document = read_json(path) if path.is_file() else {}
-    return isinstance(document, dict) and document.get("plans_name") == PLANS
+    return plans_name(folder) == PLANS

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +11,12 @@ from registry.errors import IntegrityError
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME, Manifest
 from registry.manifest import read as read_manifest
+from registry.tree import ZipTree
 from registry.unpack import TRAINERS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_JSON_BYTES = 4 << 20
 _DATASET_JSON = re.compile(rf"([^/]+/)?({'|'.join(TRAINERS)})[^/]*/dataset\.json")
 
 
@@ -61,12 +59,12 @@ def show_archive(path: Path) -> LocalModel:
 
 def _dataset_json(path: Path) -> dict[str, Any]:
     """Read the dataset.json of the trainer folder in an archive."""
-    with zipfile.ZipFile(path) as archive:
-        found = [i for i in archive.infolist() if _DATASET_JSON.fullmatch(i.filename)]
-        if not found or found[0].file_size > MAX_JSON_BYTES:
-            return {}
+    with ZipTree(path) as tree:
+        found = next((name for name in tree.files() if _DATASET_JSON.fullmatch(name)), "")
         try:
-            document = json.loads(archive.read(found[0]))
-        except (ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise IntegrityError(f"{path}: {found[0].filename}: {error}", hint=f"mreg check {path}") from error
+            document = json.loads(tree.read_bytes(found)) if found else {}
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"{path}: {found}: not JSON: {error}", hint=f"mreg check {path}") from error
+        except IntegrityError as error:
+            raise IntegrityError(f"{path}: {error.message}", hint=f"mreg check {path}") from error
     return document if isinstance(document, dict) else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry import notes, output, refs
-from registry.errors import IntegrityError, MregError, NotFoundError
+from registry.errors import IntegrityError, MregError, NotFoundError, expecting
 from registry.files import sha256
 from registry.manifest import MANIFEST_NAME
 from registry.material import ReleasedMaterial
@@ -66,8 +66,10 @@ def mirror(
         )
     with tempfile.TemporaryDirectory(prefix="mreg-mirror-") as folder:
         files = _gathered(store, release, manifest, Path(folder))
-        urls = place.copy(_deposit(store, release, manifest, files, creators))
-    known = [urls[name] for name in manifest.archives]
+        deposit = _deposit(store, release, manifest, files, creators)
+        with expecting(place.label, "is that the address of such a service?"):
+            urls = place.copy(deposit)
+            known = [urls[name] for name in manifest.archives]
     if not place.public:
         known = _addresses(known, url, store, release, manifest)
     recorded, changed = _record(store, release, known)

@@ -155,12 +155,22 @@ class Repo:
 def read(path: Path) -> ModelToml:
     """Read and check a model.toml; all of its problems are one error."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file", hint="create a repo: mreg new model_seg_sc_t2") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise MregError(f"{path}: not TOML: {error}") from error
-    return validate(document, str(path))
+    return validate(parse(text, str(path)), str(path))
+
+
+def parse(text: str, where: str = FILE_NAME) -> dict[str, Any]:
+    """Return what TOML says, whatever it is about; raise `MregError` for what is none."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise MregError(f"{where}: not TOML: nested too deeply") from error
+    except ValueError as error:  # also for a number of thousands of digits
+        raise MregError(f"{where}: not TOML: {error}") from error
 
 
 def validate(document: dict[str, Any], where: str = FILE_NAME) -> ModelToml:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import json
 import re
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from registry import __version__
+from registry import __version__, git
 
 PACKAGE = Path(__file__).parent
 COMMIT_FILE = "commit.txt"
@@ -41,13 +40,7 @@ def _of_checkout() -> str:
     root = PACKAGE.parent
     if not (root / "pyproject.toml").is_file() or not (root / ".git").exists():  # a folder in somebody else's checkout
         return ""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip()
+    return git.answer(root, "rev-parse", "HEAD")
 
 
 def _of_installation() -> str:

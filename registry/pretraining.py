@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import output, training
+from registry import output, planning
 from registry.errors import MregError, NotFoundError
-from registry.files import json_text, read_json, sha256, write_json
+from registry.files import json_text
 from trainers.core.errors import TrainingError
 from trainers.pretraining.collection import FILE, items, read_collection
 
 if TYPE_CHECKING:
     from registry.model_toml import Repo
-    from registry.training import Planned
+    from registry.planning import Planned
     from trainers.catalog import Recipe
     from trainers.pretraining.collection import Collection
 
@@ -28,7 +24,7 @@ FOLD = "fold_all"
 
 def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
     """Check what model.toml says, changed by `overrides`, against the data; nothing is trained."""
-    settings = training.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
+    settings = planning.resolve_settings(recipe.settings, repo.toml.train.settings, overrides)
     folder = repo.dataset.resolve()
     if not (folder / FILE).is_file():
         raise NotFoundError(
@@ -40,9 +36,8 @@ def plan(repo: Repo, recipe: Recipe, overrides: dict[str, Any]) -> Planned:
             digest = collection_hash(collection, folder, repo.data / "hashes" / f"{folder.name}.json")
     except TrainingError as error:
         raise MregError(error.message, hint=error.hint) from error
-    counts = {key: value for key, value in settings.items() if key not in training.NOT_PART_OF_THE_RESULT}
-    name = training.short_digest(json.dumps(counts, sort_keys=True), digest)
-    return training.Planned(
+    name = planning.settings_digest(settings, digest)
+    return planning.Planned(
         recipe=recipe, settings=settings, dataset=folder, dataset_json=_facts(collection, settings), digest=digest,
         trainer_file=None, run=repo.runs / f"{NAME}-{settings['method']}-{settings['encoder']}-{name}",
     )  # fmt: skip
@@ -59,62 +54,32 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
         "settings": settings,
         "gpus": gpus,
         "max_minutes": max_minutes,
-        "config": {
-            "recipe": NAME,
-            "trainer": f"mreg_{settings['method']}_{settings['encoder']}",
-            "plans": PLANS,
-            "configuration": settings["configuration"],
-            "settings": settings,
-            "dataset": {
-                "name": planned.dataset.name,
-                "id": int(planned.dataset.name[7:10]),
-                "path": os.path.relpath(repo.dataset, repo.root),
-                "hash": planned.digest,
-                **planned.dataset_json,
-            },
-            "repo": repo.name,
-        },
-    }
+        "config": planning.config(
+            repo, planned, trainer=f"mreg_{settings['method']}_{settings['encoder']}", plans=PLANS,
+            configuration=settings["configuration"], facts=planned.dataset_json,
+        ),
+    }  # fmt: skip
 
 
 def cache(repo: Repo, planned: Planned) -> Path:
     """Return the folder of what is computed from the images before a training."""
     settings = planned.settings
     orientation = "" if settings["keep_orientation"] else str(settings["orientation"])
-    return repo.data / "preprocessed" / f"{planned.dataset.name}-{training.short_digest(planned.digest, orientation)}"
+    return repo.data / "preprocessed" / f"{planned.dataset.name}-{planning.short_digest(planned.digest, orientation)}"
 
 
 def collection_hash(collection: Collection, folder: Path, memory: Path) -> str:
-    """Return the SHA-256 of the images' and masks' bytes and of what pretrain_data.json says of them.
-
-    Files whose size and time have not changed since the last call are not read again (`memory` keeps their digests).
-    """
-    known = read_json(memory) if memory.is_file() else {}
+    """Return the SHA-256 of the images' and masks' bytes and of what pretrain_data.json says of them."""
     listed = list(items(collection, folder.parent))
     files = {f"{item.id} {kind}": path for item in listed for kind, path in {"": item.path, **item.masks}.items()}
-
-    def digest(name: str) -> list[Any]:
-        path = files[name]
+    for path in files.values():
         if not path.is_file():
             raise NotFoundError(f"{path}: no such image", hint=f"mreg data verify {folder}")
-        status = path.stat()
-        entry = known.get(name)
-        if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
-            return list(entry)
-        return [status.st_size, status.st_mtime_ns, sha256(path)]
-
-    with ThreadPoolExecutor() as pool:
-        entries = dict(zip(files, pool.map(digest, files), strict=True))
-    if entries != known:
-        write_json(memory, entries)
     # what images are chosen by, beside their bytes
     infos = {key: dataset.dataset_info or {} for key, dataset in collection.datasets.items()}
     scores = {key: info["image_quality_score"] for key, info in infos.items() if "image_quality_score" in info}
     kinds = sorted((item.id, item.image.modality, (item.image.image_info or {}).get("derived_from")) for item in listed)
-    whole = hashlib.sha256(json_text([kinds, scores]).encode())
-    for name in sorted(entries):
-        whole.update(f"{name} {entries[name][2]}\n".encode())
-    return whole.hexdigest()
+    return planning.digest_of(json_text([kinds, scores]), planning.digests(files, memory))
 
 
 def _facts(collection: Collection, settings: dict[str, Any]) -> dict[str, Any]:

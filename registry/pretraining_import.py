@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from registry import output
 from registry.bids import find_images, find_masks, has_tail
 from registry.collection import ENDINGS, stem, texts
-from registry.dataset import alone, listed, require_free_number
+from registry.dataset import listed, making, require_free_number
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
-from registry.files import json_text, read_json, write_json
+from registry.files import alone, json_text, read_json, write_json
 from registry.volumes import WORKERS, is_annex_pointer
 from trainers.pretraining.collection import FILE, NO_SESSION, RAW
 
@@ -67,7 +67,6 @@ def import_collection(
     copies = {} if variable else _copies(images)
     document = _describe(images, title, source, number, variable, copies)
     target = destination / title
-    destination.mkdir(parents=True, exist_ok=True)
     with alone(destination):
         if target.exists():
             _require_same(target, document)
@@ -202,21 +201,13 @@ def _describe(
 
 
 def _write(target: Path, document: dict[str, Any], copies: dict[Path, str]) -> None:
-    """Write the collection under a temporary name, and rename it when it is whole."""
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with output.count_progress(f"copy {len(copies)} files", len(copies)) as advance:
-            for path, place in copies.items():
-                (partial / place).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, partial / place)
-                advance()
-        partial.mkdir(exist_ok=True)
-        write_json(partial / FILE, document)
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    """Write the collection, whole or not at all."""
+    with making(target) as folder, output.count_progress(f"copy {len(copies)} files", len(copies)) as advance:
+        for path, place in copies.items():
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / place)
+            advance()
+        write_json(folder / FILE, document)
 
 
 def _require_same(target: Path, document: dict[str, Any]) -> None:

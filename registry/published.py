@@ -1,13 +1,14 @@
-"""Which release a name means, and what its manifest says."""
+"""Which release a name means, what its manifest says, and which archives it has."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry import notes, output
-from registry.errors import IntegrityError, NotFoundError
+from registry.errors import IntegrityError, MregError, NotFoundError
 from registry.manifest import MANIFEST_NAME, Manifest
 from registry.manifest import parse as parse_manifest
 
@@ -15,9 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from registry.refs import RepoRef
-    from registry.stores import Release, Store
+    from registry.stores import Asset, Release, Store
 
 MAX_MANIFEST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """One archive of a release, and what the release promises of it."""
+
+    release: Release
+    asset: Asset
+    manifest: Manifest | None  # None: not made with mreg
+    sha256: str  # "" where neither manifest nor server knows it
 
 
 def resolve(ref: RepoRef, store: Store) -> Release:
@@ -97,3 +108,49 @@ def list_releases(name: str, store: Store) -> list[Release]:
         if not near:
             raise
         raise NotFoundError(error.message, hint=f"did you mean {near[0]}?") from error
+
+
+def find_archives(ref: RepoRef, store: Store, asset: str = "") -> list[Archive]:
+    """Return the archive of a release: the one asked for, the manifest's, or the only zip; or one for each fold."""
+    release = resolve(ref, store)
+    manifest = read_manifest(store, release)
+    parts = [model.asset for model in manifest.parts] if manifest and not asset else []
+    chosen = [_choose(release, name, manifest) for name in parts or [asset]]
+    if manifest is None:
+        output.warn(f"{release.repo}@{release.tag} has no {MANIFEST_NAME}: not made with mreg, nobody has checked it")
+    return [_promised(release, one, manifest) for one in chosen]
+
+
+def _promised(release: Release, chosen: Asset, manifest: Manifest | None) -> Archive:
+    """Hold the manifest's digest against the registry's."""
+    promised = manifest.sha256_of(chosen.name) if manifest else ""
+    if promised and chosen.sha256 and promised != chosen.sha256:
+        raise IntegrityError(
+            f"{release.repo}@{release.tag}: {chosen.name} is not the file that its manifest names "
+            f"(SHA-256 {chosen.sha256}, expected {promised})",
+            hint="do not use it; tell the people who published it",
+        )
+    known = promised or chosen.sha256
+    if not known:
+        output.warn(f"{release.repo}@{release.tag}: nobody knows the SHA-256 of {chosen.name}: not verified")
+    return Archive(release=release, asset=chosen, manifest=manifest, sha256=known)
+
+
+def _choose(release: Release, name: str, manifest: Manifest | None) -> Asset:
+    where = f"{release.repo}@{release.tag}"
+    there = sorted(asset.name for asset in release.assets if asset.uploaded)
+    zips = [n for n in there if n.lower().endswith(".zip")]
+    candidates = [name] if name else manifest.archives if manifest else zips
+    if len(candidates) > 1:
+        raise several_archives(where, candidates)
+    found = release.asset(candidates[0]) if candidates else None
+    if found is None:
+        missing = f"no asset {candidates[0]}" if candidates else "no archive"
+        hint = f"it has: {', '.join(there)}" if there else f"it has no asset at all: {release.url}"
+        raise NotFoundError(f"{where}: {missing}", hint=hint)
+    return found
+
+
+def several_archives(where: str, names: list[str]) -> MregError:
+    """Return the error for whoever has not said which."""
+    return MregError(f"{where} has {len(names)} archives: {', '.join(names)}", hint=f"choose: --asset {names[0]}")

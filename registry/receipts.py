@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from registry import cache
 from registry.errors import MregError, NotFoundError
@@ -44,11 +45,16 @@ class Receipt:
 
 def write(ref: RepoRef | UrlRef, location: str, receipt: Receipt) -> None:
     """Remember what a ref became; `location` is the registry's, "" for an address."""
-    name = f"{receipt.tag}--{receipt.asset}" if isinstance(ref, RepoRef) else "address"
+    name = f"{quote(receipt.tag, safe='')}--{receipt.asset}" if isinstance(ref, RepoRef) else "address"
     path = _folder(ref, location) / f"{name}.json"
     document = asdict(receipt)
-    if not path.is_file() or _read(path) != receipt:
+    if path.is_file() and _read(path) == receipt:
+        return
+    try:
         write_json(path, document)
+    except OSError as error:
+        if error.errno not in cache.READ_ONLY:  # the archive is there all the same
+            raise
 
 
 def find(ref: RepoRef | UrlRef, location: str, asset: str = "") -> list[Receipt]:
@@ -87,7 +93,7 @@ def _read(path: Path) -> Receipt | None:
     try:
         document = json.loads(path.read_bytes())
         return Receipt(**{**document, "parts": tuple(document.get("parts", ()))})
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

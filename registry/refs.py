@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from registry.errors import MregError, NotFoundError
-from registry.near import meant_path
+from registry.files import expanded
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -70,22 +70,18 @@ def parse(text: str) -> Ref:
         if at and not tag:
             raise MregError(f"{text!r}: no tag after @", hint=f"write {name}@r20240915, or {name} for the newest")
         return RepoRef(name, tag)
-    path = Path(text).expanduser()
-    if not path.exists():
+    path = expanded(text)
+    if not text or not path.exists():
         raise NotFoundError(
             f"{text!r}: no such file",
-            hint=meant_path(path)
-            or "name a model (NAME, NAME@TAG), the path of an archive or of a run, or an address (https://…)",
+            hint="a ref is NAME, NAME@TAG, the path of an archive, or its address (https://…)",
         )
     return FileRef(path)
 
 
 def _parse_url(text: str) -> Ref:
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname or ""
-    except ValueError as error:
-        raise MregError(f"{text!r}: not an address: {error}") from error
+    parts = split(text)
+    host = parts.hostname or ""
     if parts.scheme == "file":
         path = Path(unquote(parts.path))
         if host not in ("", "localhost") or not path.exists():
@@ -101,9 +97,19 @@ def _parse_url(text: str) -> Ref:
     return UrlRef(text)
 
 
+def split(url: str) -> SplitResult:
+    """Return the parts of an address; raise `MregError` where host or port can be none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise MregError(f"{url!r}: not an address: {error}") from error
+    return parts
+
+
 def require_safe(url: str) -> None:
     """Raise `MregError` unless the address is encrypted, or on this machine."""
-    parts = urlsplit(url)
+    parts = split(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         raise MregError(
             f"{url!r}: not encrypted: anybody on the way could change the archive", hint="use an https:// address"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from registry import encoder, encoder_package, output
+from registry import encoder, encoder_package, git, output
 from registry.classification_dataset import is_classification, label_classes
 from registry.errors import IntegrityError
 from registry.files import read_json
@@ -98,7 +97,7 @@ def start_of(run: Run) -> Start | None:
 
 def _fold(name: str) -> int | str:
     text = name.removeprefix("fold_")
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isdecimal() else text
 
 
 def _labels(dataset_json: dict[str, Any]) -> dict[str, int | tuple[int, ...]]:
@@ -182,15 +181,5 @@ def _source(root: Path) -> Source | None:
     """Return the commit of the repo's working copy, None where it has none."""
     if not (root / ".git").exists():
         return None
-    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    return Source(commit=commit, dirty=_git(root, "status", "--porcelain") != "") if commit else None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """Return what git answers, "" where it refuses or is not installed."""
-    try:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    commit = git.answer(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    return Source(commit=commit, dirty=git.answer(root, "status", "--porcelain") != "") if commit else None

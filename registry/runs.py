@@ -15,14 +15,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import MregError, NotFoundError
-from registry.files import read_json
-from registry.near import meant_path
+from registry import output
+from registry.errors import IntegrityError, MregError, NotFoundError
+from registry.files import read_json, read_object
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FINAL = "checkpoint_final.pth"
+# What everybody takes from config.json without a second look.
+NEEDED = {
+    "recipe": str, "trainer": str, "plans": str, "configuration": str, "settings": dict, "dataset": dict, "repo": str,
+}  # fmt: skip
+MOST = 500  # characters of a message
 
 
 @dataclass(frozen=True)
@@ -62,17 +67,34 @@ def is_run(path: Path) -> bool:
 def read_run(path: Path) -> Run:
     """Read a run's config.json; raise `NotFoundError` where there is none."""
     if not path.is_dir():
-        raise NotFoundError(f"{path}: no such run", hint=meant_path(path) or "mreg train prints the folder of its run")
-    config = read_json(path / "config.json")
-    missing = {"trainer", "plans", "configuration", "settings", "dataset", "repo"} - set(config)
-    if missing:
+        raise NotFoundError(f"{path}: no such run", hint="mreg train prints the folder of its run")
+    config = read_object(path / "config.json")
+    if missing := NEEDED.keys() - config.keys():
         raise MregError(f"{path / 'config.json'}: keys are missing: {', '.join(sorted(missing))}")
+    wrong = [f"{key} is {config[key]!r}" for key, kind in NEEDED.items() if not isinstance(config[key], kind)]
+    folds = [] if wrong else config["settings"].get("folds")
+    if not isinstance(folds, list) or not all(isinstance(fold, int | str) for fold in folds):
+        wrong.append(f"settings.folds is {folds!r}")
+    if wrong:
+        raise IntegrityError(f"{path / 'config.json'}: {', '.join(wrong)}"[:MOST], hint="train again")
     return Run(path, config)
 
 
+def plans_name(folder: Path) -> str:
+    """Return what the plans of a run, or of the folder of a released model, are called; "" where there are none."""
+    path = folder / "plans.json"
+    document = read_json(path) if path.is_file() else {}
+    return str(document.get("plans_name", "")) if isinstance(document, dict) else ""
+
+
 def latest_run(folder: Path) -> Run:
-    """Return the newest complete run below a repo's runs folder."""
-    found = [read_run(p) for p in folder.glob("*") if is_run(p)]
+    """Return the newest complete run below a repo's runs folder; one that cannot be read is passed over."""
+    found = []
+    for path in sorted(folder.glob("*")):
+        try:
+            found += [read_run(path)] if is_run(path) else []
+        except MregError as error:
+            output.warn(f"passed over: {error.message}")
     complete = [run for run in found if run.complete]
     if not complete:
         state = f"{len(found)} runs, none complete" if found else "no run"

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from registry import output, words
 from registry.errors import ConflictError, MregError, NotFoundError
-from registry.files import write_text
+from registry.files import alone, write_text
 from registry.first_repo import add_origin, commit_files, has_commit
 from registry.model_toml import FILE_NAME, Repo, read
 from registry.names import parse
 from registry.scaffold_files import Plan, plan, render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from registry.stores import Store
@@ -56,7 +53,7 @@ def create(
     defaults = {**DEFAULTS, "recipe": RECIPES_OF_TASKS.get(task, DEFAULTS["recipe"])}
     asked = plan(name, authors=authors, **{key: value or defaults[key] for key, value in wish.items()})
     root = parent.absolute() / name
-    with _alone(root.parent):
+    with alone(root.parent):
         there = _read_existing(root, {**wish, "authors": authors})
         if not there:
             _refuse_other_files(root, asked)
@@ -67,19 +64,6 @@ def create(
         store.push_first_commit(name, root)
         add_origin(root, url)
     return Created(repo=Repo(root, read(root / FILE_NAME)), made=not there, url=url)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other `mreg new` out of the folder; the kernel lets go when a process dies, so no lock stays behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems lock no folders
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _read_existing(root: Path, wish: dict[str, object]) -> bool:

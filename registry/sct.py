@@ -134,7 +134,7 @@ def _released(release: Release, store: Store, name: str) -> Subject:
 def _mirrored(url: str, mirrors: Iterable[str]) -> tuple[str, ...]:
     """Return an archive's address and those of its copies: SCT tries one after the other."""
     name = url.rpartition("/")[2]
-    return (url, *(m for m in mirrors if name in m and urlsplit(m).scheme == "https"))
+    return (url, *(m for m in mirrors if name in m and m.lower().startswith("https://")))
 
 
 def _at_address(text: str, snapshot: Snapshot) -> Subject:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry import classifier, lesion_model, workers
 from registry.errors import MregError
-from registry.files import read_json
+from registry.files import read_object
 from registry.runs import FINAL
 from registry.unpack import model_folder, unpack_safely
 
@@ -90,7 +90,7 @@ def _classify(model: Path, image: Path, channels: int, folds: list[str], device:
     """Ask a classifier of one image, with a region of interest where it wants one."""
     from registry.reference_image import write_region
 
-    has_roi = bool(read_json(model / "plans.json").get("roi_classes"))
+    has_roi = bool(read_object(model / "plans.json").get("roi_classes"))
     with tempfile.TemporaryDirectory(prefix="mreg-smoke-") as work:
         mask = str(write_region(image, Path(work))) if has_roi else None
         case = {"name": CASE, "images": [str(image)] * channels, "mask": mask, "output": None}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from registry import archive_members, model_toml, partial, published, refs, runs, snapshots
 from registry.checks import remote, truth
 from registry.checks.archive import Archive
-from registry.checks.model import ModelFiles
+from registry.checks.model_files import ModelFiles
 from registry.checks.repo import RepoFiles
 from registry.errors import MregError, NotFoundError
 from registry.files import read_json, sha256

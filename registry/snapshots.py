@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from registry.checks.archive import Archive
-    from registry.checks.model import ModelFiles
+    from registry.checks.model_files import ModelFiles
     from registry.manifest import Manifest, Metrics, ModelEntry
     from registry.tree import Tree
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from registry import notes, output, refs
 from registry.errors import MregError
@@ -29,7 +29,10 @@ def name_in(url: str) -> str:
     >>> name_in("https://osf.io/download/abc12/#a.zip")
     'a.zip'
     """
-    parts = urlsplit(url)
+    try:
+        parts = refs.split(url)
+    except MregError:  # what people write into notes
+        return ""
     name = unquote(parts.fragment or parts.path.rpartition("/")[2])
     return name if "." in name else ""
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from registry.errors import IntegrityError
+from registry.files import read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FOLDS = 5  # as nnU-Net's own split
 LEAVE_ONE_OUT = "leave-one-out"
@@ -19,6 +25,17 @@ def subject_of(case: str) -> str:
     """
     found = re.match(r"sub-[A-Za-z0-9]+", case)
     return found.group() if found else case
+
+
+def read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """Read a splits_final.json: of each fold the cases to train on and to validate on; raise for anything else."""
+    document = read_json(path)
+    folds: list[Any] = document if isinstance(document, list) else [None]
+    for number, fold in enumerate(folds):
+        sides = [fold.get(side) for side in ("train", "val")] if isinstance(fold, dict) else [None]
+        if not all(isinstance(side, list) and all(isinstance(case, str) for case in side) for side in sides):
+            raise IntegrityError(f"{path}: fold {number} is not two lists of cases, train and val")
+    return [{side: fold[side] for side in ("train", "val")} for fold in folds]
 
 
 def subject_splits(cases: list[str], folds: Folds = None) -> list[dict[str, list[str]]]:

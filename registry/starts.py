@@ -20,8 +20,9 @@ from registry.model_toml import FILE_NAME, find_repo
 from registry.runs import FINAL, latest_run
 
 if TYPE_CHECKING:
-    from registry.download import Archive, Fetched
+    from registry.download import Fetched
     from registry.model_toml import Repo
+    from registry.published import Archive
 
 KEY = "start_from"  # of a recipe's settings
 NNUNET = "nnunet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from registry import output
 from registry.errors import ConflictError, IntegrityError, MregError
-from registry.files import atomic_write, sha256
+from registry.files import atomic_write, naming, sha256
 from registry.hashing import Buffers, HashThread
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ def download(source: Source, target: Path) -> str:
         return _verify_existing(source, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{source.identity[:16]}.part")
-    for stale in target.parent.glob(f".{_literal(target.name)}.*.part"):
-        if stale != part:
-            stale.unlink()
+    _sweep(target, part)
     resumed = part.exists() and part.stat().st_size > 0
     digest = _complete(source, part)
     if source.sha256 and digest != source.sha256 and resumed:
@@ -102,6 +101,7 @@ def copy(source: Path, target: Path) -> str:
     if target.exists():
         _require_equal(target, digest)
         return digest
+    _sweep(target)
     with source.open("rb") as reader, atomic_write(target) as writer:
         shutil.copyfileobj(reader, writer, CHUNK_BYTES)
     return digest
@@ -137,7 +137,8 @@ def _complete(source: Source, part: Path) -> str:
     if source.size is not None:
         _require_space(part, source.size - have)
     idle = 0
-    with output.byte_progress(source.label, source.size or 0) as progress, part.open("ab", buffering=0) as file:
+    bar = output.byte_progress(source.label, source.size or 0)
+    with bar as progress, naming(part), part.open("ab", buffering=0) as file:
         progress(have)
         while True:
             before = have
@@ -210,6 +211,8 @@ def _require_space(part: Path, missing: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part.parent))
 
 
-def _literal(name: str) -> str:
-    """Escape what glob would read as a pattern."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+def _sweep(target: Path, keep: Path | None = None) -> None:
+    """Remove what killed processes have left of a target, which the caller holds against others."""
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        if stale != keep:
+            stale.unlink()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import shutil
 import stat
 import struct
@@ -16,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from registry import classifier, encoder, lesion_model
 from registry.errors import ConflictError, IntegrityError, NotFoundError
+from registry.files import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +39,9 @@ TRAINERS = (
 )  # what folders of models begin with; SCT knows the first one only
 MODEL_FILES = ("dataset.json", encoder.PLAN)  # one of which every such folder has
 _ENCRYPTED = 0x1
+# Windows refuses these characters, takes some names for devices, and drops blanks and dots at a name's end.
+_ELSEWHERE = re.compile(r'[\x00-\x1f\\:*?"<>|]')
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?|.*[^.][. ]+| +", re.IGNORECASE)
 # Whatever zipfile lets through when a directory or a member is damaged; an OSError may be the disk's, too.
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, LookupError, OverflowError, RuntimeError,
@@ -95,6 +101,12 @@ def unpack_together(archives: Sequence[Path], folder: Path) -> Path:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes have left of a folder, which the caller holds against others."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _merged(sources: Iterable[tuple[Path, zipfile.ZipFile]]) -> dict[str, _Place]:
@@ -175,7 +187,7 @@ def safe_name(info: zipfile.ZipInfo, archive: Path) -> str:
     raw = info.orig_filename
     name = raw.removesuffix("/")
     kind = stat.S_IFMT(info.external_attr >> 16)
-    if any(ord(character) < ord(" ") for character in raw) or "\\" in raw or ":" in raw:
+    if _ELSEWHERE.search(raw) or any(_RESERVED.fullmatch(part) for part in name.split("/")):
         raise _unsafe(archive, f"member {raw!r} has a name that not every system can write")
     if raw.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
         raise _unsafe(archive, f"member {raw!r} would leave the folder")
@@ -197,7 +209,7 @@ def _unsafe(archive: Path, what: str) -> IntegrityError:
 def _extract(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, archive: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _member(source, info) as reader, target.open("xb") as writer:
+        with naming(target), _member(source, info) as reader, target.open("xb") as writer:
             _copy(reader, writer, info.file_size)
             writer.flush()
             os.fsync(writer.fileno())

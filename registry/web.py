@@ -46,10 +46,7 @@ class Body(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer, or a part of it; 0 at the end."""
-        try:
-            data: bytes = self._response.raw.read(len(buffer))
-        except (urllib3.exceptions.HTTPError, OSError) as fault:
-            raise Interrupted(str(fault)) from fault
+        data = _read(self._response, len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
@@ -96,7 +93,7 @@ def open_address(ref: refs.UrlRef) -> tuple[str, Source, Callable[[], None]]:
     first: list[requests.Response] = [_get(session, ref.url, {})]
     headers = first[0].headers
     length, encoded = headers.get("Content-Length", ""), headers.get("Content-Encoding", "identity") != "identity"
-    size = int(length) if length.isdigit() and not encoded else None
+    size = int(length) if length.isdecimal() and not encoded else None
     etag = headers.get("ETag", "")
     version = etag or headers.get("Last-Modified", "")
 
@@ -147,10 +144,9 @@ class Ranges:
                 )
             _at(response, first, self._version, self.url)
             try:
-                data: bytes = response.raw.read(last - first + 1)
-            except (urllib3.exceptions.HTTPError, OSError) as fault:
+                return _read(response, last - first + 1)
+            except Interrupted as fault:
                 raise RegistryError(f"{self.url}: {fault}", hint="check the network, then try again") from fault
-        return data
 
     def close(self) -> None:
         """End the connection."""
@@ -173,7 +169,7 @@ def _get(session: requests.Session, url: str, headers: dict[str, str]) -> reques
                 timeout=TIMEOUT,
                 allow_redirects=False,
             )
-        except (requests.RequestException, OSError) as fault:
+        except (requests.RequestException, OSError, ValueError) as fault:  # the last for a redirect to no address
             raise RegistryError(f"{url}: {fault}", hint="check the address and the network, then try again") from fault
         if not response.is_redirect:
             return _require_success(response, url)
@@ -204,11 +200,20 @@ def _at(response: requests.Response, offset: int, version: str, url: str) -> req
             raise RegistryError(f"{url}: the server sends another range than was asked for")
         return response
     while offset > 0:  # a server that knows no ranges
-        data = response.raw.read(min(offset, 1 << 20))
+        data = _read(response, min(offset, 1 << 20))
         if not data:
             raise Interrupted("ended while skipping")
         offset -= len(data)
     return response
+
+
+def _read(response: requests.Response, count: int) -> bytes:
+    """Read so many bytes of a body, fewer at its end; raise `Interrupted` where it breaks off."""
+    try:
+        data: bytes = response.raw.read(count)
+    except (urllib3.exceptions.HTTPError, OSError) as fault:
+        raise Interrupted(str(fault)) from fault
+    return data
 
 
 def _file_name(ref: refs.UrlRef, disposition: str) -> str:
@@ -231,7 +236,8 @@ def public_size(url: str) -> int | None:
             return None
         if not response.ok:
             raise RegistryError(f"{url}: the server answers {response.status_code}", hint="try again later")
-        return int(response.headers.get("Content-Length", -1))
+        length = response.headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() else -1
 
 
 def _patient_session() -> requests.Session:

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,7 +25,7 @@ from registry import output
 from registry.classifier import is_classifier
 from registry.code_closure import closure, rename
 from registry.errors import MregError
-from registry.files import read_json, sha256, write_json, write_text
+from registry.files import read_object, sha256, workplace, write_json, write_text
 from registry.manifest import read as read_manifest
 from registry.model_toml import find_repo
 from registry.runs import FINAL, latest_run
@@ -81,8 +80,7 @@ def make_wheel(package: Package, *, container: bool = False) -> Wheel:
     Raises `MregError` where something that is needed is not installed.
     """
     out = package.manifest.parent
-    with tempfile.TemporaryDirectory(dir=out, prefix=".wheel-") as place, output.stage("wheel"):
-        work = Path(place)
+    with workplace(out, "wheel") as work, output.stage("wheel"):
         plan = _unpack(package, work)
         model = Model(manifest=read_manifest(package.manifest), plan=plan)
         requirements = _write_project(work, model)
@@ -102,7 +100,7 @@ def _unpack(package: Package, work: Path) -> dict[str, Any]:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(member) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file)
-    return dict(read_json(work / "model" / "plans.json"))
+    return read_object(work / "model" / "plans.json")
 
 
 def _write_project(work: Path, model: Model) -> tuple[str, ...]:

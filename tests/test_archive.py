@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -546,6 +547,22 @@ def test_where_all_folds_are_too_large_an_archive_of_each_is_offered_and_fits(
     with pytest.raises(MregError, match="-fold0-") as error:
         build(run, tag="r20261122", per_fold=True)
     assert "--per-fold" not in error.value.hint
+
+
+def test_what_a_killed_package_left_is_removed_by_the_next(run: Path) -> None:
+    left = find_repo(run).dist / TAG / ".package-x1y2" / ZIP
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    assert build(run).created
+    assert sorted(path.name for path in left.parents[1].iterdir()) == [ZIP, manifest.MANIFEST_NAME]
+
+
+def test_two_that_package_at_once_make_one_archive(run: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: build(run), range(2)))
+    assert sorted(one.created for one in made) == [False, True]
+    assert made[0].sha256 == made[1].sha256
+    assert manifest.read(made[0].manifest).archives == [ZIP]
 
 
 def test_package_makes_a_fold_an_archive_as_model_toml_or_the_flag_says(

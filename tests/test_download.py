@@ -9,16 +9,17 @@ import shutil
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import unquote
 
 import pytest
 from fixtures_release import TAG, publish
 from fixtures_stores import NAME
 
-from registry import cache, notes, transfer, web
-from registry.download import fetch, model_for
+from registry import cache, notes, receipts, transfer, web
+from registry.download import fetch, fetch_all, model_for
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
 from registry.files import sha256
-from registry.refs import FileRef, RepoRef, parse
+from registry.refs import FileRef, RepoRef, UrlRef, parse
 from registry.transfer import Interrupted, Source, download
 
 
@@ -383,6 +384,61 @@ def test_parallel_fetches_download_once(released_github, hub):
     assert sum(r.path.endswith(".zip") for r in hub.requests if r.server == "api") == 1
 
 
+def test_a_cache_that_may_only_be_read_serves_what_is_in_it(released, monkeypatch, tmp_path):
+    first = fetch(NAME, released, do_unpack=True).path
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(cache, "FileLock", lambda path: _ReadOnlyLock())
+    monkeypatch.setattr(receipts, "write_json", refuse)
+    (receipt,) = (cache.root() / "receipts").rglob("*.json")
+    for spoilt in ("{}", "", "null", "[" * 100_000):  # which would be written anew
+        receipt.write_text(spoilt)
+        assert fetch(NAME, released, do_unpack=True).path == first
+    assert fetch(NAME, released, out=tmp_path / "out").path.is_file()
+
+
+class _ReadOnlyLock:
+    """What filelock does in a folder that may only be read."""
+
+    def acquire(self, timeout=-1):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def release(self):
+        pass
+
+
+def test_what_killed_processes_left_is_swept_away(released, tiny_package, tmp_path):
+    out, name = tmp_path / "out", tiny_package.archive.name
+    path = fetch(NAME, released, out=out).path
+    folder = fetch(NAME, released, out=out, do_unpack=True).path
+    left = [out / f".{name}.x1y2.part", out / f".{folder.name}.x1y2.part" / "fold_0" / "checkpoint_final.pth"]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half")
+    path.unlink()
+    shutil.rmtree(folder)
+    fetch(NAME, released, out=out)
+    fetch(NAME, released, out=out, do_unpack=True)
+    assert sorted(p.name for p in out.iterdir()) == sorted([name, folder.name])
+
+
+def test_an_archive_of_a_tag_with_a_slash_is_found_again_without_a_network(github, hub, tmp_path):
+    hub.add_repo(NAME, files={"README.md": b"x"})
+    hub.add_release(NAME, "release/1.0", {"model.zip": zip_bytes(a=b"1")})
+    path = fetch(f"{NAME}@release/1.0", github).path
+    (again,) = fetch_all([f"{NAME}@release/1.0"], github.location, offline=True)
+    assert again.path == path
+
+
+@pytest.mark.parametrize("address", ["http://[", "https://host:port/x.zip", "no address at all", "\0"])
+def test_a_mirror_that_is_no_address_is_passed_over(released_github, hub, tiny_package, address):
+    (release,) = released_github.releases(NAME)
+    released_github.set_notes(release, notes.write_block("", notes.Block(mirrors=(address,))))
+    assert fetch(NAME, released_github).sha256 == sha256(tiny_package.archive)
+
+
 # --- files and addresses ---------------------------------------------------------------------------------------------
 
 
@@ -411,7 +467,7 @@ class Site(BaseHTTPRequestHandler):
         site.seen.append((self.path, dict(self.headers)))
         if self.path.startswith("/elsewhere"):
             self.send_response(302)
-            self.send_header("Location", self.path.partition("=")[2])
+            self.send_header("Location", unquote(self.path.partition("=")[2]))
             self.end_headers()
             return
         if self.path == "/missing.zip":
@@ -480,6 +536,20 @@ def test_a_file_that_changes_while_it_is_read_is_refused(site, tmp_path):
     assert fetch(f"{site.url}/plain.zip", out=tmp_path).path.read_bytes() == site.data
 
 
+def test_a_connection_that_breaks_while_the_beginning_is_skipped_is_resumed(site, tmp_path):
+    """A server that knows no ranges sends what is there already once more, and breaks off before anything new."""
+    (tmp_path / "a.zip").write_bytes(site.data)
+    source = Source(label="a.zip", identity="x", size=len(site.data), sha256=sha256(tmp_path / "a.zip"), open=None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".a.zip.x.part").write_bytes(site.data[:500_000])
+    site.cut = 400_000
+    with pytest.raises(IntegrityError, match="ended after 500000"):
+        download(web.mirror(UrlRef(f"{site.url}/plain.zip"), source), tmp_path / "out" / "a.zip")
+    site.cut = 0
+    download(web.mirror(UrlRef(f"{site.url}/plain.zip"), source), tmp_path / "out" / "a.zip")
+    assert (tmp_path / "out" / "a.zip").read_bytes() == site.data
+
+
 def test_the_name_of_a_file_comes_from_the_server_and_stays_in_the_folder(site, tmp_path):
     assert fetch(f"{site.url}/model?download=1", out=tmp_path / "out").path == tmp_path / "out" / "the_model.zip"
 
@@ -491,6 +561,7 @@ def test_the_name_of_a_file_comes_from_the_server_and_stays_in_the_folder(site, 
         ("/elsewhere?to=http://example.org/a.zip", MregError, "not encrypted"),
         ("/elsewhere?to=file:///etc/passwd", MregError, "not encrypted"),
         ("/elsewhere?to=/elsewhere?to=", MregError, "redirects|not encrypted"),
+        ("/elsewhere?to=http://[", MregError, "Invalid IPv6 URL"),
     ],
 )
 def test_addresses_that_lead_nowhere_good_are_one_error(site, tmp_path, path, error, word):

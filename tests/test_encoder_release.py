@@ -4,6 +4,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -244,7 +245,8 @@ def test_the_plan_of_a_training_names_its_start(tiny_encoder, repo_with_run, mon
     from registry import training
 
     seen = {}
-    monkeypatch.setattr(training, "_plan", lambda repo, overrides: seen.update(overrides) or _planned(repo))
+    recipe = SimpleNamespace(plan=lambda repo, _, overrides: seen.update(overrides) or _planned(repo))
+    monkeypatch.setitem(training.MODULES, "nnunet", recipe)
     planned = training.plan(find_repo(repo_with_run), {"start_from": str(tiny_encoder)})
     assert seen["start_from"] == sha256(planned.start.checkpoint)
     assert planned.start.checkpoint == (tiny_encoder / "fold_all" / "checkpoint_final.pth").resolve()
@@ -253,7 +255,7 @@ def test_the_plan_of_a_training_names_its_start(tiny_encoder, repo_with_run, mon
 
 
 def _planned(repo):
-    from registry.training import Planned
+    from registry.planning import Planned
     from trainers.catalog import RECIPES
 
     return Planned(

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 from fakeplaces import TOKEN, FakeOsf, FakeZenodo, Refused
-from fixtures_release import TAG, publish
+from fixtures_release import TAG, add_repo, publish
 from fixtures_stores import NAME, new_worktree
 
 from registry.download import fetch
@@ -101,6 +101,35 @@ def test_a_fault_on_the_way_is_waited_for(released_github, tiny_package, place, 
     assert result.exit_code == 0, result.stderr
     assert waits == [7.0 if isinstance(fault, Refused) and fault.headers else 1.0]
     assert len(mirrors(released_github)) == 1
+
+
+@pytest.mark.parametrize("answer", [{}, [], {"data": None}, {"data": [{}]}, [{}], 3])
+def test_a_service_that_answers_something_else_is_one_error(released_github, tiny_package, place, mreg, answer):
+    place.serve = lambda *_: (200, answer)
+    result = mreg("mirror", NAME, *place.flags, "--registry", "github:ivadomed")
+    assert result.exit_code == 1
+    assert "answers with something else than expected" in result.stderr
+    assert mirrors(released_github) == ()
+
+
+@pytest.mark.parametrize("address", ["zenodo:http://[", "osf:https://host:port", "zenodo:ftp://x", "osf:x"])
+def test_an_address_of_no_service_is_one_error_and_gets_no_token(released_github, place, mreg, address):
+    result = mreg("mirror", NAME, "--to", address, *CREATOR, "--registry", "github:ivadomed")
+    assert result.exit_code == 1
+    assert "error:" in result.stderr
+    assert not place.requests
+
+
+def test_a_mirror_made_in_a_hook_leaves_the_hooks_repository_alone(tiny_package, worktree, mreg, tmp_path, monkeypatch):
+    store = FolderStore(tmp_path / "registry")
+    add_repo(store, tmp_path / "first-commit")
+    publish(store, TAG, *tiny_package)
+    monkeypatch.setenv("GIT_DIR", str(worktree / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(worktree / ".git" / "index"))
+    before = sorted(p.name for p in (worktree / ".git").rglob("*"))
+    result = mreg("mirror", NAME, "--to", f"dir:{tmp_path / 'copy'}", "--registry", store.location)
+    assert result.exit_code == 0, result.stderr
+    assert sorted(p.name for p in (worktree / ".git").rglob("*")) == before
 
 
 def test_a_mirror_that_was_cut_off_goes_on(released_github, tiny_package, place, mreg):

@@ -1,5 +1,6 @@
 """One suite for both kinds of registry: whatever mreg does with one, it can do with the other."""
 
+import json
 import os
 import signal
 import subprocess
@@ -364,11 +365,27 @@ def test_a_killed_publication_in_a_folder_shows_either_the_draft_or_the_release(
 def test_a_damaged_record_in_a_folder_is_named(tmp_path, worktree):
     folder = open_store(f"dir:{tmp_path}/registry")
     folder.create_repo(NAME, description="", topics=())
-    record = tmp_path / "registry" / NAME / "repo.json"
-    for text in ('{"name": ', '{"colour": 1}', "[]"):
-        record.write_text(text)
-        with pytest.raises(IntegrityError, match=r"repo\.json"):
-            folder.repo(NAME)
+    folder.push_first_commit(NAME, worktree)
+    draft_of(folder)
+    for record in (tmp_path / "registry" / NAME).rglob("re*.json"):
+        good = json.loads(record.read_text())
+        wrong = [{**good, key: value} for key in good for value in (None, 5, [5], {"a": 1}) if good[key] != value]
+        wrong = [document for document in wrong if record.name != "repo.json" or document["name"] == NAME]
+        wrong = [document for document in wrong if document.get("last_id") != 5]
+        for text in ('{"name": ', '{"colour": 1}', "[]", *map(json.dumps, wrong)):
+            record.write_text(text)
+            with pytest.raises(IntegrityError, match=record.name):
+                folder.releases(NAME)
+        record.write_text(json.dumps(good))
+    assert len(folder.releases(NAME)) == 1
+
+
+def test_a_repository_whose_folder_was_renamed_has_the_folders_name(tmp_path):
+    folder = open_store(f"dir:{tmp_path}/registry")
+    folder.create_repo(NAME, description="", topics=())
+    (tmp_path / "registry" / NAME).rename(tmp_path / "registry" / "model_seg_sc_t1")
+    assert [repo.name for repo in folder.repos()] == ["model_seg_sc_t1"]
+    assert folder.releases("model_seg_sc_t1") == []
 
 
 def test_a_kill_while_a_file_is_copied_leaves_nothing_in_the_release(tmp_path, worktree, archive):

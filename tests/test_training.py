@@ -15,7 +15,7 @@ import pytest
 import torch
 from command import COMMAND, run_mreg
 
-from registry import training
+from registry import planning, training
 from registry.errors import MregError
 from trainers.core.trackers import plain
 from trainers.segmentation.config import SegmentationSettings
@@ -271,7 +271,7 @@ def test_trainers_of_nnunet_are_found_without_importing_the_others() -> None:
 
 
 def test_settings_on_the_command_line_win() -> None:
-    settings = training.resolve_settings(SegmentationSettings, {"epochs": 5, "seed": 1}, {"epochs": 7})
+    settings = planning.resolve_settings(SegmentationSettings, {"epochs": 5, "seed": 1}, {"epochs": 7})
     assert (settings["epochs"], settings["seed"]) == (7, 1)
 
 

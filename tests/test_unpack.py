@@ -53,7 +53,7 @@ def test_an_archive_becomes_a_folder_with_its_files(model_zip, tmp_path):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.dictionaries(st.from_regex(r"[a-z]{1,4}(/[a-z]{1,4}){0,2}\.x", fullmatch=True), st.binary(max_size=50)))
+@given(st.dictionaries(st.from_regex(r"[abx]{1,4}(/[abx]{1,4}){0,2}\.x", fullmatch=True), st.binary(max_size=50)))
 def test_packing_and_unpacking_give_the_same_files(files):
     import tempfile
     from pathlib import Path
@@ -75,6 +75,12 @@ def test_packing_and_unpacking_give_the_same_files(files):
         ("C:/evil.txt", "not every system"),
         ("..\\evil.txt", "not every system"),
         ("a\nb.txt", "not every system"),
+        ("a?.txt", "not every system"),
+        ("fold_0/con", "not every system"),
+        ("Aux.json", "not every system"),
+        ("com¹.txt", "not every system"),
+        ("plans.json.", "not every system"),
+        ("a /b.txt", "not every system"),
     ],
 )
 def test_a_member_that_would_leave_the_folder_is_refused(tmp_path, name, word):
@@ -100,6 +106,12 @@ def test_members_that_overwrite_each_other_are_refused(tmp_path, names):
     archive = write_zip(tmp_path / "a.zip", *((name, b"x") for name in names))
     with pytest.raises(IntegrityError, match=r"two members|a file and a folder"):
         unpack_safely(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["console.txt", "com.txt", "com10.txt", ".hidden", "a.b.c", "nul_1.txt", "a b.txt"])
+def test_names_that_only_begin_like_reserved_ones_are_unpacked(tmp_path, name):
+    archive = write_zip(tmp_path / "a.zip", (name, b"1"))
+    assert tree(unpack_safely(archive, tmp_path / "out")) == {name: b"1"}
 
 
 def test_a_bomb_is_refused_by_its_declared_size(tmp_path, monkeypatch):

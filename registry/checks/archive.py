@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from registry import checkpoints, margins, names, survey
 from registry.checks import model, privacy
+from registry.checks.model_files import CHECKPOINTS, ModelFiles
 from registry.checks.rules import read_object, rule
 from registry.errors import IntegrityError, MregError
 from registry.manifest import MANIFEST_NAME, Manifest
@@ -66,13 +67,13 @@ class Archive:
         return found
 
     @cached_property
-    def model(self) -> model.ModelFiles | None:
+    def model(self) -> ModelFiles | None:
         """Return the trainer folder, None where SCT finds none or several."""
         folders = [name for name, is_folder in self.trainers.items() if is_folder]
         if len(self.trainers) != 1 or not folders:
             return None
         prefix, entries = f"{self.wrapper}{folders[0]}/", tuple(self.tree.names())
-        return model.ModelFiles(self.tree, prefix, folders[0], released=True, entries=entries)
+        return ModelFiles(self.tree, prefix, folders[0], released=True, entries=entries)
 
     @cached_property
     def manifest(self) -> Manifest | MregError | None:
@@ -86,7 +87,7 @@ class Archive:
     def read(self, folder: Path) -> None:
         """Read the whole archive, once; checkpoints that are compressed are copied to `folder` on the way."""
         found = self.model
-        paths = [found.at(path) for path in found.files if path.endswith(model.CHECKPOINTS)] if found else []
+        paths = [found.at(path) for path in found.files if path.endswith(CHECKPOINTS)] if found else []
         probes: dict[str, list[Probe]] = {}
         packed: dict[str, Path] = {}
         for path in paths:

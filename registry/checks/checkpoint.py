@@ -13,7 +13,7 @@ from registry.scrub import CASE_LISTS, paths
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from registry.checks.model import ModelFiles
+    from registry.checks.model_files import ModelFiles
 
 Draft = tuple[str, str, str]
 # What nnU-Net's own checkpoints hold before mreg slims them: none of these does anything but make a value.

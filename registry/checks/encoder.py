@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.checkpoints import Contents
-    from registry.checks.model import ModelFiles
+    from registry.checks.model_files import ModelFiles
     from registry.checks.repo import RepoFiles
 
 DOCUMENTS = (encoder.PLAN, "config.json", "environment.json", "plans.json")
@@ -32,11 +32,6 @@ AGAIN = "pack the run again: mreg package"
 TOML = "model.toml"
 SHOWN = 3
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-
-
-def is_encoder(model: ModelFiles) -> bool:
-    """Whether a trainer folder or a run is a pre-trained encoder's."""
-    return (model.plans or {}).get("plans_name") == encoder.PLANS or model.folder.startswith(encoder.TRAINERS)
 
 
 def _plan(contents: Contents) -> dict[str, Any] | None:

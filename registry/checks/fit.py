@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.checkpoints import Checkpoint
-    from registry.checks.model import ModelFiles
+    from registry.checks.model_files import ModelFiles
 
 KERNEL = 3  # dimensions of a convolution's weights, at least
 LARGEST_ARCHITECTURE = 1 << 16  # characters

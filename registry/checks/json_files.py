@@ -13,7 +13,7 @@ from registry.errors import MregError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from registry.checks.model import ModelFiles
+    from registry.checks.model_files import ModelFiles
 
 
 @rule("JSON001")

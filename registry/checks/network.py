@@ -10,7 +10,7 @@ from registry.checks.rules import Draft, rule
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from registry.checks.model import ModelFiles
+    from registry.checks.model_files import ModelFiles
 
 PLANS = "plans.json"
 # Key of a configuration → key of stock_packages.json.

@@ -15,7 +15,7 @@ from registry.tree import LARGEST_TEXT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from registry.checks.model import ModelFiles
+    from registry.checks.model_files import ModelFiles
     from registry.findings import Finding
     from registry.tree import Tree
 

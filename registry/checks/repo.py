@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -52,19 +51,15 @@ class RepoFiles:
     def toml(self) -> ModelToml | MregError:
         """Return model.toml, or what is wrong with it."""
         try:
-            return model_toml.validate(tomllib.loads(self.text(TOML)), TOML)
-        except tomllib.TOMLDecodeError as error:
-            return MregError(f"not TOML: {error}")
-        except RecursionError:
-            return MregError("not TOML: nested too deeply")
+            return model_toml.validate(model_toml.parse(self.text(TOML)))
         except MregError as error:
             return MregError(error.message.removeprefix(f"{TOML}: "), hint=error.hint)
 
     @cached_property
     def _model(self) -> dict[str, Any]:
         try:
-            table = tomllib.loads(self.text(TOML)).get("model")
-        except (tomllib.TOMLDecodeError, RecursionError):
+            table = model_toml.parse(self.text(TOML)).get("model")
+        except MregError:
             return {}
         return table if isinstance(table, dict) else {}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from registry import margins
 from registry.checks import at_hand, model, privacy
+from registry.checks.model_files import ModelFiles
 from registry.checks.rules import Draft, line_of, read_object, rule
 from registry.classifier import is_classifier
 from registry.encoder import TRAINERS as ENCODERS
@@ -35,13 +36,9 @@ class RunFiles:
     def run(self) -> Run | MregError:
         """Return the run, or what is wrong with its config.json."""
         try:
-            run = read_run(self.path)
-            _ = run.trainer_folder, run.complete, run.config["dataset"].get("image_orientation")
+            return read_run(self.path)
         except MregError as error:
             return error
-        except (TypeError, KeyError, AttributeError) as error:
-            return MregError(f"{self.path / 'config.json'}: not a run's: {type(error).__name__} {error}")
-        return run
 
 
 @rule("RUN001")
@@ -92,7 +89,7 @@ def findings(path: Path) -> Iterator[Finding]:
     tree = DiskTree(path)
     unpacked = path.name.startswith(ENCODERS)  # whose archives have a config.json, too
     if unpacked or not tree.exists("config.json"):
-        yield from model.findings(model.ModelFiles(tree, "", path.name, released=True))
+        yield from model.findings(ModelFiles(tree, "", path.name, released=True))
         yield from privacy.findings(tree)
         return
     files = RunFiles(path, tree)
@@ -101,4 +98,4 @@ def findings(path: Path) -> Iterator[Finding]:
     for entry in (*RULES, *at_hands):
         yield from entry.run(files)
     folder, name = (files.run.trainer_folder, str(files.run.config["repo"])) if isinstance(files.run, Run) else ("", "")
-    yield from model.findings(model.ModelFiles(tree, "", folder, released=False), name)
+    yield from model.findings(ModelFiles(tree, "", folder, released=False), name)

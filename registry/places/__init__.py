@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from registry.errors import MregError
+from registry.files import expanded
 
 if TYPE_CHECKING:
     from registry.release_plan import LocalAsset
@@ -52,7 +52,7 @@ def open_place(text: str) -> Place:
     if kind == "dir" and rest:
         from registry.places.folder import FolderPlace
 
-        return FolderPlace(Path(rest).expanduser().resolve())
+        return FolderPlace(expanded(rest).resolve())
     if kind == "zenodo":
         from registry.places.zenodo import Zenodo
 

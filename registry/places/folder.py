@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import output
-from registry.errors import ConflictError
+from registry import git, output
+from registry.errors import ConflictError, MregError
 from registry.stores.contract import newest_first
 from registry.stores.folder import FolderStore
 
@@ -70,8 +69,10 @@ class FolderPlace:
         with tempfile.TemporaryDirectory(prefix="mreg-mirror-") as place:
             tree = Path(place).resolve()
             (tree / "README.md").write_bytes(deposit.readme or f"# {deposit.name}\n".encode())
-            environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+            bare = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}  # no hooks, no signatures
             who = ["-c", "user.name=mreg", "-c", "user.email=mreg@localhost"]
             for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "Mirror"]):
-                subprocess.run(["git", "-C", str(tree), *who, *arguments], check=True, env=environment)
+                done = git.run(tree, *who, *arguments, variables=bare)
+                if done.returncode:
+                    raise MregError(f"{self.label}: git {arguments[0]} failed: {git.complaint(done)}")
             self._store.push_first_commit(deposit.name, tree)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from registry import output
 from registry.errors import ConflictError, MregError, NotFoundError
 from registry.places.web_api import Json, WebApi, require_arrived
+from registry.refs import split
 
 if TYPE_CHECKING:
     from registry.places import Deposit
@@ -28,7 +28,7 @@ class Osf:
     public = True
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        parts = split(url)
         host = "api.osf.io" if parts.hostname in ("osf.io", "www.osf.io") else parts.netloc
         path = parts.path.removeprefix("/v2")
         project = _PROJECT.fullmatch(path)

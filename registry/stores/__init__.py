@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from registry.errors import AccessError, MregError
+from registry.files import expanded, home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -145,19 +146,22 @@ def is_offline() -> bool:
 
 def config_path() -> Path:
     """Return the user's config file (`registry = "dir:/srv/models"`), which need not exist."""
-    home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path.home() / ".config") / "mreg" / "config.toml"
+    configs = os.environ.get("XDG_CONFIG_HOME")
+    return (expanded(configs) if configs else home() / ".config") / "mreg" / "config.toml"
 
 
 def _configured() -> str | None:
     import tomllib
 
-    path = config_path()
+    try:
+        path = config_path()
+    except MregError:  # a user without a home folder has none
+        return None
     if not path.is_file():
         return None
     try:
-        value = tomllib.loads(path.read_text()).get("registry")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        value = tomllib.loads(path.read_text(encoding="utf-8")).get("registry")
+    except (ValueError, RecursionError) as error:
         raise MregError(f"{path}: {error}", hint="mend or remove the file") from error
     if value is not None and not isinstance(value, str):
         raise MregError(
@@ -193,7 +197,7 @@ def canonical_location(option: str | None = None) -> str:
     location = resolve_location(option)
     kind, _, rest = location.partition(":")
     if kind == "dir" and rest:
-        return f"dir:{Path(rest).expanduser().resolve()}"
+        return f"dir:{expanded(rest).resolve()}"
     if kind == "github" and rest:
         return location
     raise MregError(

@@ -92,4 +92,4 @@ def newest_first(releases: Iterable[Release]) -> list[Release]:
 
 def _tag_key(tag: str) -> tuple[bool, list[tuple[int, str]]]:
     parts = re.findall(r"\d+|\D+", tag)
-    return bool(_DATED_TAG.match(tag)), [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
+    return bool(_DATED_TAG.match(tag)), [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]

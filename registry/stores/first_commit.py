@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry import git
 from registry.errors import MregError, NotFoundError
 
 
@@ -115,17 +115,10 @@ def _blobs(worktree: Path, shas: list[str]) -> list[bytes]:
 
 
 def _git(worktree: Path, *args: str, stdin: bytes = b"") -> bytes:
-    # Inside a hook git points these at another repository.
-    foreign = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-    environment = {k: v for k, v in os.environ.items() if k not in foreign} | {"LC_ALL": "C"}
-    command = ["git", "-C", str(worktree), *args]
-    try:
-        done = subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
-    except FileNotFoundError:
-        raise MregError("git is not installed", hint="install git; a model's repo is a Git repository") from None
+    done = git.run(worktree, *args, stdin=stdin)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
         raise NotFoundError(
-            f"{worktree}: no first commit to publish: {said}", hint=f"commit first: git -C {worktree} commit"
+            f"{worktree}: no first commit to publish: {git.complaint(done)}",
+            hint=f"commit first: git -C {worktree} commit",
         )
     return done.stdout

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from registry.errors import IntegrityError
-from registry.files import atomic_write, read_json, write_json
+from registry.files import atomic_write, read_object, write_json
+from registry.model_toml import describe
 from registry.stores import Asset, Release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+T = TypeVar("T")
+
 CHUNK_BYTES = 1 << 20
 DRAFT = ".draft-"  # a draft's folder: this and its id
+STRICT = ConfigDict(extra="forbid", strict=True)
+Number = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
+FileName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RepoRecord:
     """The content of repo.json."""
 
     name: str
     description: str = ""
-    topics: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
+    topics: list[str] = Field(default_factory=list)
+    labels: list[str] = Field(default_factory=list)
     default_branch: str = "main"
     commit: str = ""
     tree: str = ""
@@ -34,34 +44,79 @@ class RepoRecord:
     archived: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AssetRecord:
+    """A file of a release in release.json."""
+
+    name: FileName
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ReleaseRecord:
+    """The content of release.json; what the folder's name and place say (draft, addresses) is not said twice."""
+
+    id: Number
+    tag: str
+    title: str
+    notes: str
+    commit: str = ""
+    published_at: str = ""
+    immutable: bool = False
+    assets: list[AssetRecord]
+
+
+_REPO, _RELEASE = TypeAdapter(RepoRecord), TypeAdapter(ReleaseRecord)
+
+
 def read_record(path: Path) -> RepoRecord:
-    """Read a repo.json."""
-    try:
-        return RepoRecord(**read_json(path))
-    except TypeError as error:
-        raise IntegrityError(f"{path}: not a repository's record: {error}") from error
+    """Read a repo.json; the folder's name is the repository's, whatever the file calls it."""
+    return _validated(_REPO, path, {"name": path.parent.name})
 
 
 def write_release(folder: Path, release: Release) -> None:
-    """Write release.json; what the folder's name and place say (draft, addresses) is not written down twice."""
-    document: dict[str, Any] = {k: v for k, v in asdict(release).items() if k not in ("repo", "draft", "url", "assets")}
-    document["assets"] = [{"name": a.name, "size": a.size, "sha256": a.sha256} for a in release.assets]
+    """Write release.json."""
+    record = ReleaseRecord(
+        id=release.id,
+        tag=release.tag,
+        title=release.title,
+        notes=release.notes,
+        commit=release.commit,
+        published_at=release.published_at,
+        immutable=release.immutable,
+        assets=[AssetRecord(name=a.name, size=a.size, sha256=a.sha256) for a in release.assets],
+    )
     (folder / "assets").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "release.json", document)
+    write_json(folder / "release.json", asdict(record))
 
 
 def read_release(folder: Path, repo: str) -> Release:
     """Read the release.json of a release's or a draft's folder."""
-    path = folder / "release.json"
-    document = read_json(path)
+    record = _validated(_RELEASE, folder / "release.json", {})
+    return Release(
+        id=record.id,
+        repo=repo,
+        tag=record.tag,
+        title=record.title,
+        notes=record.notes,
+        draft=folder.name.startswith(DRAFT),
+        commit=record.commit,
+        published_at=record.published_at,
+        immutable=record.immutable,
+        url=folder.as_uri(),
+        assets=tuple(
+            Asset(id=a.name, name=a.name, size=a.size, sha256=a.sha256, url=(folder / "assets" / a.name).as_uri())
+            for a in record.assets
+        ),
+    )
+
+
+def _validated(kind: TypeAdapter[T], path: Path, known: dict[str, Any]) -> T:
     try:
-        assets = tuple(
-            Asset(id=a["name"], url=(folder / "assets" / a["name"]).as_uri(), **a) for a in document.pop("assets")
-        )
-        draft = folder.name.startswith(DRAFT)
-        return Release(repo=repo, draft=draft, url=folder.as_uri(), assets=assets, **document)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise IntegrityError(f"{path}: not a release's record: {error}") from error
+        return kind.validate_json(json.dumps({**read_object(path), **known}))
+    except ValidationError as error:
+        raise IntegrityError(f"{path}: {describe(error)}", hint="restore it from a copy of the registry") from error
 
 
 def sweep(folder: Path, release: Release) -> None:

@@ -6,26 +6,26 @@ import base64
 import contextlib
 import io
 import re
-import threading
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote
 
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, RegistryError
-from registry.files import sha256
-from registry.stores import Asset, Release, RepoInfo
-from registry.stores.contract import check_asset, check_repo_name, check_tag, newest_first
+from registry.stores.contract import check_repo_name, check_tag, newest_first
 from registry.stores.first_commit import read_first_commit
 from registry.stores.github_actions import GitHubActions
-from registry.stores.github_api import GitHubApi, Pace, Refusal, Spoiled, Token
-from registry.stores.github_assets import AssetSource, AssetStream, send
+from registry.stores.github_api import GitHubApi, Pace, Token
+from registry.stores.github_assets import AssetSource, AssetStream
+from registry.stores.github_documents import Json, expecting_github, release_of, repo_info
 from registry.stores.github_overview import newest_releases
+from registry.stores.github_release import GitHubRelease
 from registry.stores.github_repo import GitHubRepo
+from registry.stores.github_uploads import GitHubUploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-Json = dict[str, Any]
+    from registry.stores import Asset, Release, RepoInfo
 
 LAG = (1.0, 2.0, 4.0)  # seconds between two looks at a list that lags behind
 
@@ -41,13 +41,11 @@ class GitHubStore:
         self.org = org
         self.location = f"github:{org}"
         self._api = GitHubApi(url=url, token=token, pace=pace)
-        self._addresses: dict[str, str] = {}  # of uploads, by release; one request tells it for all files
-        self._left: set[tuple[str, str]] = set()  # releases and names where a try of ours may have left a broken asset
-        self._lock = threading.Lock()
+        self._uploads = GitHubUploads(self._api)
 
     def token(self) -> Token:
         """Return what GitHub tells of the token; raise `AccessError` for one that it does not know."""
-        with _expecting(self.org):
+        with expecting_github(self.org):
             return self._api.about_token()
 
     def repos(self) -> Iterator[RepoInfo]:
@@ -56,36 +54,36 @@ class GitHubStore:
             found = list(self._api.pages(f"/orgs/{self.org}/repos", where=self.org, what="list it", sort="full_name"))
         except NotFoundError:
             found = list(self._api.pages(f"/users/{self.org}/repos", where=self.org, what="list it", sort="full_name"))
-        with _expecting(self.org):
-            infos = [_repo_info(document) for document in found]
+        with expecting_github(self.org):
+            infos = [repo_info(document) for document in found]
         yield from sorted(infos, key=lambda info: info.name)
 
     def repo(self, name: str) -> RepoInfo:
         """Return one repository; raise `NotFoundError`."""
         repo = self._repo(name)
-        with _expecting(repo.where):
+        with expecting_github(repo.where):
             document = repo.read()
             head = repo.head(document["default_branch"])
-            return _repo_info(document, head["commit"]["sha"] if head else "")
+            return repo_info(document, head["commit"]["sha"] if head else "")
 
     def create_repo(self, name: str, *, description: str, topics: tuple[str, ...]) -> RepoInfo:
         """Create an empty public repository, or add what a half-made one lacks; what people wrote there stays."""
         repo = self._repo(name)
-        with _expecting(repo.where):
+        with expecting_github(repo.where):
             document = repo.create(description, topics)
             head = repo.head(document["default_branch"])
-            return _repo_info(document, head["commit"]["sha"] if head else "")
+            return repo_info(document, head["commit"]["sha"] if head else "")
 
     def push_first_commit(self, name: str, worktree: Path) -> RepoInfo:
         """Push the working copy's first commit as the repository's only one and protect the default branch."""
         repo, commit = self._repo(name), read_first_commit(worktree)
-        with _expecting(repo.where):
-            return _repo_info(*repo.push(commit))
+        with expecting_github(repo.where):
+            return repo_info(*repo.push(commit))
 
     def files(self, name: str, commit: str = "") -> dict[str, int]:
         """Return the sizes of all files of a branch, tag or commit by their paths, in one request."""
         repo = self._repo(name)
-        with _expecting(repo.where):
+        with expecting_github(repo.where):
             address = f"{repo.path}/git/trees/{quote(commit or 'HEAD', safe='')}?recursive=1"
             document = self._api.call(
                 "GET", address, where=repo.where, what=f"list the files of {commit or 'the repository'}"
@@ -100,7 +98,7 @@ class GitHubStore:
         where, what = repo.where, f"read {path}"
         if ".." in path.split("/"):  # would lead to another address of the API
             raise NotFoundError(f"{where}: {path} is not a file")
-        with _expecting(where):
+        with expecting_github(where):
             at = f"?ref={quote(commit, safe='')}" if commit else ""
             document = self._api.call("GET", f"{repo.path}/contents/{quote(path)}{at}", where=where, what=what)
             if isinstance(document, list) or document["type"] not in ("file", "symlink"):
@@ -122,23 +120,29 @@ class GitHubStore:
     def releases(self, repo: str) -> list[Release]:
         """Return the releases, newest tag first; drafts too where the token may push."""
         place = self._repo(repo)
-        with _expecting(place.where):
+        with expecting_github(place.where):
             found = self._api.pages(f"{place.path}/releases", where=place.where, what="list the releases")
-            return newest_first(_release(document, repo) for document in found)
+            return newest_first(release_of(document, repo) for document in found)
 
     def newest_releases(self, repos: Sequence[str]) -> dict[str, list[Release]]:
         """Return the newest releases of several repositories: fifty a request with a token, else one."""
+        found: dict[str, list[Release]] = {}
         if self._api.token:
-            with contextlib.suppress(MregError), _expecting(self.org):  # an old server, or a token of another kind
-                return newest_releases(self._api, self.org, repos)
-        return {repo: self.releases(repo) for repo in repos}
+            # Without an answer where the server is old, or the token of another kind.
+            with contextlib.suppress(MregError), expecting_github(self.org):
+                found = newest_releases(self._api, self.org, repos)
+        for repo in repos:
+            if repo not in found:  # not there, or an answer with gaps
+                with contextlib.suppress(NotFoundError):
+                    found[repo] = self.releases(repo)
+        return found
 
     def create_draft(self, repo: str, tag: str, *, title: str, notes: str, commit: str = "") -> Release:
         """Create a draft on a commit, "" for the head of the default branch."""
         place = self._repo(repo)
         self._api.require("contents", place.where, f"release {tag}")
         body = {"tag_name": check_tag(repo, tag), "name": title, "body": notes, "draft": True}
-        with _expecting(place.where):
+        with expecting_github(place.where):
             commit = commit or self.repo(repo).commit
             if not commit:
                 raise ConflictError(f"{place.where}: the repository is empty", hint="push its first commit: mreg new")
@@ -160,85 +164,54 @@ class GitHubStore:
                 "POST", f"{place.path}/releases", body,
                 where=place.where, what=f"create the draft of {tag}", needs="contents", recover=recover,
             )  # fmt: skip
-            self._upload_address(place.where, document)
-            return _release(document, repo)
+            self._uploads.remember(place.where, document)
+            return release_of(document, repo)
 
     def upload(
         self, release: Release, path: Path, progress: Callable[[int], None] | None = None, *, digest: str = ""
     ) -> Asset:
         """Stream a file into a draft; a broken upload of that name, ours or older, is removed first."""
-        check_asset(path)
-        place = self._repo(release.repo)
-        what = f"upload {path.name} to {release.tag}"
-        self._api.require("contents", place.where, what)
-        with self._lock:
-            address = self._addresses.get(release.id) or self._prepare(release, path)
-        document = self._api.patiently(
-            lambda: self._send(release, path, address, progress or (lambda _: None), digest),
-            where=place.where, what=what, needs="contents", recover=lambda: self._settle(release, path, digest),
-        )  # fmt: skip
-        self._left.discard((release.id, path.name))
-        return _asset(document)
-
-    def _prepare(self, release: Release, path: Path) -> str:
-        """Return the address for uploads, once nothing of that name is in the way."""
-        place = self._repo(release.repo)
-        draft = self._draft(release, "take an asset")
-        with _expecting(place.where):
-            known = [_asset(document) for document in draft["assets"]]
-        for asset in known:
-            if asset.name == path.name and asset.uploaded:
-                raise _taken(place.where, release, path)
-            if asset.name == path.name:
-                self._delete_asset(release, asset.id)
-        return self._upload_address(place.where, draft)
-
-    def _upload_address(self, where: str, document: Json) -> str:
-        """Keep the address for uploads that a release tells; raise where it must not see the token."""
-        with _expecting(where):
-            address: str = document["upload_url"].partition("{")[0]
-            number = str(document["id"])
-        if not self._api.trusts(address):
-            raise RegistryError(f"{where}: {address} is no address of {self._api.url}", hint="no token was sent")
-        self._addresses[number] = address
-        return address
+        return self._uploads.upload(self._release(release), path, progress or (lambda _: None), digest)
 
     def delete_asset(self, release: Release, asset: Asset) -> None:
         """Delete an asset of a draft; one that has gone already is no error."""
-        self._draft(release, "lose an asset")
-        self._delete_asset(release, asset.id)
+        draft = self._release(release)
+        draft.draft("lose an asset")
+        draft.delete_asset(asset.id)
 
     def publish(self, release: Release, *, latest: bool) -> Release:
         """Make a draft public under its tag; one that is public already is no error."""
         body = {"tag_name": release.tag, "draft": False, "make_latest": "true" if latest else "false"}
-        self._addresses.pop(release.id, None)  # an upload from now on asks again, and is refused
-        document = self._read(release)
-        if document["draft"]:
-            document = self._edit(release, body, f"publish {release.tag}")
-        with _expecting(self._repo(release.repo).where):
-            return _release(document, release.repo)
+        draft = self._release(release)
+        self._uploads.forget(draft)
+        with expecting_github(draft.where):
+            document = draft.read()
+            if document["draft"]:
+                document = draft.edit(body, f"publish {release.tag}")
+            return release_of(document, release.repo)
 
     def delete_draft(self, release: Release) -> None:
         """Delete a draft with its assets; refuse a published release."""
-        self._draft(release, "be deleted")
-        with contextlib.suppress(NotFoundError):  # the try before this one did it
-            self._write("DELETE", release, "", f"delete the draft of {release.tag}")
+        draft = self._release(release)
+        draft.draft("be deleted")
+        draft.delete()
 
     def set_notes(self, release: Release, notes: str) -> Release:
         """Replace the notes of a release."""
-        # GitHub forgets a draft's tag when it is not sent again.
-        document = self._edit(release, {"tag_name": release.tag, "body": notes}, f"edit the notes of {release.tag}")
-        with _expecting(self._repo(release.repo).where):
-            return _release(document, release.repo)
+        place = self._release(release)
+        with expecting_github(place.where):
+            # GitHub forgets a draft's tag when it is not sent again.
+            body = {"tag_name": release.tag, "body": notes}
+            return release_of(place.edit(body, f"edit the notes of {release.tag}"), release.repo)
 
     def open_asset(self, release: Release, asset: Asset, offset: int = 0) -> BinaryIO:
         """Open the bytes of an asset from `offset` on; the stream resumes by itself when the connection breaks."""
-        place = self._repo(release.repo)
+        place = self._release(release)
         if offset > asset.size:
             raise IntegrityError(f"{place.where}: {asset.name} has {asset.size} bytes, asked for byte {offset}")
         if offset == asset.size:
             return io.BytesIO()
-        private = f"{self._api.url}{place.path}/releases/assets/{asset.id}"
+        private = f"{self._api.url}{place.asset_path(asset.id)}"
         public = "" if release.draft else asset.url
         source = AssetSource(self._api, public, private, where=place.where, name=asset.name)
         return io.BufferedReader(AssetStream(source, offset, asset.size))
@@ -246,137 +219,5 @@ class GitHubStore:
     def _repo(self, name: str) -> GitHubRepo:
         return GitHubRepo(self._api, self.org, check_repo_name(name))
 
-    def _read(self, release: Release) -> Json:
-        place = self._repo(release.repo)
-        path = f"{place.path}/releases/{release.id}"
-        document: Json = self._api.call("GET", path, where=place.where, what=f"read the release {release.tag}")
-        return document
-
-    def _draft(self, release: Release, what: str) -> Json:
-        """Return a draft as it is now; a published release cannot do `what`."""
-        place = self._repo(release.repo)
-        self._api.require("contents", place.where, f"change the release {release.tag}")
-        document = self._read(release)
-        if not document["draft"]:
-            raise ConflictError(
-                f"{place.where}: release {release.tag} is public and cannot {what}",
-                hint="publish a new release instead",
-            )
-        return document
-
-    def _write(self, verb: str, release: Release, path: str, what: str, body: Json | None = None) -> Any:
-        place = self._repo(release.repo)
-        address = f"{place.path}/releases/{path or release.id}"
-        return self._api.call(verb, address, body, where=place.where, what=what, needs="contents")
-
-    def _edit(self, release: Release, body: Json, what: str) -> Json:
-        document: Json = self._write("PATCH", release, "", what, body)
-        return document
-
-    def _delete_asset(self, release: Release, asset_id: str) -> None:
-        with contextlib.suppress(NotFoundError):
-            self._write("DELETE", release, f"assets/{asset_id}", f"delete an asset of {release.tag}")
-
-    def _send(self, release: Release, path: Path, address: str, progress: Callable[[int], None], digest: str) -> Json:
-        """Upload once; whatever arrived changed or renamed is removed again."""
-        try:
-            sent = send(self._api, address, path, progress, digest)
-        except Refusal as refusal:
-            if not refusal.duplicate:
-                self._left.add((release.id, path.name))
-                raise
-            raise Spoiled(f"{path.name}: a broken upload is in the way") from refusal
-        except BaseException:
-            self._left.add((release.id, path.name))
-            raise
-        if sent.document["name"] != path.name:
-            self._delete_asset(release, str(sent.document["id"]))
-            raise IntegrityError(f"{path.name}: GitHub calls it {sent.document['name']}", hint="rename the file")
-        if not sent.arrived:
-            self._delete_asset(release, str(sent.document["id"]))
-            progress(-sent.size)
-            raise Spoiled(f"{path.name} arrived with other bytes than were sent")
-        return sent.document
-
-    def _settle(self, release: Release, path: Path, digest: str) -> Json | None:
-        """After a failed try: return the asset if it arrived after all, else remove what the try left."""
-        place = self._repo(release.repo)
-        ours = (release.id, path.name) in self._left
-        found = self._api.pages(f"{place.path}/releases/{release.id}/assets", where=place.where, what="list the assets")
-        for asset in found:
-            if asset["name"] != path.name:
-                continue
-            if not ours:  # nothing of that name was there before
-                raise _taken(place.where, release, path, whole=asset["state"] == "uploaded")
-            if asset["state"] != "uploaded":
-                self._delete_asset(release, str(asset["id"]))
-            elif asset["digest"] == f"sha256:{digest or sha256(path)}":
-                document: Json = asset
-                return document
-            else:
-                raise ConflictError(f"{place.where}: somebody else uploaded another {path.name} to {release.tag}")
-        return None
-
-
-def _taken(where: str, release: Release, path: Path, *, whole: bool = True) -> ConflictError:
-    if whole:
-        return ConflictError(
-            f"{where}: the draft of {release.tag} has an asset {path.name} already", hint="delete the asset first"
-        )
-    return ConflictError(
-        f"{where}: somebody else is uploading {path.name} to {release.tag} at this moment",
-        hint="wait until they are done, then run the same command again",
-    )
-
-
-@contextlib.contextmanager
-def _expecting(where: str) -> Iterator[None]:
-    """Name the place where GitHub's answer lacks something that it always has."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise RegistryError(
-            f"{where}: GitHub answers with something else than expected: {type(error).__name__}: {error}",
-            hint="is GITHUB_API_URL the address of a GitHub API?",
-        ) from error
-
-
-def _repo_info(document: Json, commit: str = "") -> RepoInfo:
-    return RepoInfo(
-        name=document["name"],
-        description=document["description"] or "",
-        topics=tuple(sorted(document.get("topics", ()))),
-        url=document["html_url"],
-        default_branch=document["default_branch"],
-        commit=commit,
-        archived=document["archived"],
-    )
-
-
-def _asset(document: Json) -> Asset:
-    digest = document.get("digest") or ""
-    return Asset(
-        id=str(document["id"]),
-        name=document["name"],
-        size=document["size"],
-        sha256=digest.removeprefix("sha256:") if digest.startswith("sha256:") else "",
-        url=document["browser_download_url"],
-        uploaded=document["state"] == "uploaded",
-    )
-
-
-def _release(document: Json, repo: str) -> Release:
-    target = document["target_commitish"] or ""  # a commit, or a branch where people made the release by hand
-    return Release(
-        id=str(document["id"]),
-        repo=repo,
-        tag=document["tag_name"],
-        title=document["name"] or "",
-        notes=document["body"] or "",
-        draft=document["draft"],
-        commit=target if re.fullmatch(r"[0-9a-f]{40}", target) else "",
-        published_at=document["published_at"] or "",
-        immutable=bool(document.get("immutable")),
-        url=document["html_url"],
-        assets=tuple(_asset(asset) for asset in document["assets"]),
-    )
+    def _release(self, release: Release) -> GitHubRelease:
+        return GitHubRelease(self._api, self.org, release)

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -16,6 +15,7 @@ from github import Auth, Github, GithubException
 
 from registry import __version__, output
 from registry.errors import AccessError, ConflictError, IntegrityError, MregError, NotFoundError, RegistryError
+from registry.refs import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ class Refusal(Exception):  # noqa: N818 - it may be a refusal or only a "later"
 
     def wait(self, attempt: int) -> float:
         """Return the seconds that GitHub asks to wait, or the next step of the back-off."""
-        if self.headers.get("retry-after", "").isdigit():
+        if self.headers.get("retry-after", "").isdecimal():
             return float(self.headers["retry-after"])
         if self.headers.get("x-ratelimit-remaining") == "0":
             return max(float(self.headers.get("x-ratelimit-reset", 0)) - time.time(), 1.0)
@@ -105,7 +105,8 @@ class GitHubApi:
 
     def __init__(self, *, url: str | None = None, token: str | None = None, pace: Pace | None = None) -> None:
         self.url = (url or os.environ.get("GITHUB_API_URL") or "https://api.github.com").rstrip("/")
-        if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
+        parts = split(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise MregError(f"GITHUB_API_URL={self.url!r} is not an address", hint="for example https://HOST/api/v3")
         self.pace = pace or PACE
         self.token = (token or os.environ.get("GITHUB_TOKEN") or os.environ.get("GH_TOKEN") or "").strip()
@@ -246,7 +247,7 @@ class GitHubApi:
 
     def trusts(self, url: str) -> bool:
         """Whether an address belongs to this GitHub, so that it may see the token."""
-        ours, theirs = urlsplit(self.url), urlsplit(url)
+        ours, theirs = split(self.url), split(url)
         host = (ours.hostname or "").removeprefix("api.")
         hosts = (ours.hostname, host, f"uploads.{host}")
         same_port = theirs.hostname != ours.hostname or theirs.port == ours.port

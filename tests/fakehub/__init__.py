@@ -71,6 +71,7 @@ class FakeHub:
         self.ranges = True  # False: the storage sends whole files only
         self.rate = 0.0  # bytes a second of a download, 0: as fast as it goes
         self.runner: Callable[[FakeHub, dict[str, Any], dict[str, Any]], None] | None = None  # what a dispatch starts
+        self.gaps: set[str] = set()  # repositories of which a GraphQL answer says nothing
         self.run_details = True  # False: a server that does not know return_run_details
         self.before: dict[str, str] = {}  # releases of each repository before its last write, as JSON
         self.sleeps: list[float] = []  # what clients under test waited, where they are told to sleep here

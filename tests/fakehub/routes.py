@@ -52,6 +52,10 @@ def graphql(hub: FakeHub, request: Request) -> Answer:
         r'(\w+): repository\(owner: "([^"]+)", name: "([^"]+)"\)', request.body["query"]
     ):
         found = hub.state["repos"].get(f"{owner}/{name}")
+        if name in hub.gaps:
+            data[alias] = None
+            errors.append({"path": [alias], "message": "Something went wrong while executing your query."})
+            continue
         if found is None or found not in hub.visible_repos(owner, request.can):
             data[alias] = None
             errors.append({"type": "NOT_FOUND", "path": [alias], "message": f"Could not resolve to {owner}/{name}."})
