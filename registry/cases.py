@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.errors import MregError, NotFoundError
 from registry.files import read_object
+from registry.near import meant_path
 from registry.splits import read_splits
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _require_image(path: Path, endings: tuple[str, ...]) -> None:
     if path.is_dir():
         raise MregError(f"{path}: a folder, not an image", hint=f"name its files: {path}/*.nii.gz")
     if not path.is_file():
-        raise NotFoundError(f"{path}: no such image")
+        raise NotFoundError(f"{path}: no such image", hint=meant_path(path))
     if not path.name.endswith(endings):
         kind = "a NIfTI file" if endings == ENDINGS else "an image"
         raise MregError(f"{path}: not {kind} ({' or '.join(endings)})", hint="convert it to .nii.gz")

@@ -51,9 +51,8 @@ def resolve_settings(model: type[BaseModel], written: dict[str, Any], overrides:
         return model.model_validate({**written, **overrides}).model_dump(mode="json")
     except ValidationError as error:
         known = ", ".join(model.model_fields)
-        raise MregError(
-            f"[train] of {FILE_NAME} with --set: {describe(error)}", hint=f"settings are: {known}"
-        ) from error
+        said = describe(error, {"": model.model_fields})
+        raise MregError(f"[train] of {FILE_NAME} with --set: {said}", hint=f"settings are: {known}") from error
 
 
 def settings_digest(settings: Mapping[str, Any], *more: str, aside: tuple[str, ...] = ()) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from registry.errors import MregError, NotFoundError
 from registry.files import expanded
+from registry.near import meant_path
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -74,7 +75,8 @@ def parse(text: str) -> Ref:
     if not text or not path.exists():
         raise NotFoundError(
             f"{text!r}: no such file",
-            hint="a ref is NAME, NAME@TAG, the path of an archive, or its address (https://…)",
+            hint=meant_path(path)
+            or "name a model (NAME, NAME@TAG), the path of an archive or of a run, or an address (https://…)",
         )
     return FileRef(path)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from registry import output
 from registry.errors import IntegrityError, MregError, NotFoundError
 from registry.files import read_json, read_object
+from registry.near import meant_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,7 @@ def is_run(path: Path) -> bool:
 def read_run(path: Path) -> Run:
     """Read a run's config.json; raise `NotFoundError` where there is none."""
     if not path.is_dir():
-        raise NotFoundError(f"{path}: no such run", hint="mreg train prints the folder of its run")
+        raise NotFoundError(f"{path}: no such run", hint=meant_path(path) or "mreg train prints the folder of its run")
     config = read_object(path / "config.json")
     if missing := NEEDED.keys() - config.keys():
         raise MregError(f"{path / 'config.json'}: keys are missing: {', '.join(sorted(missing))}")
