@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry import output
 from registry.commands._options import device_option, json_option, out_option, registry_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = {  # key of evaluation.json: heading, decimals
     "dice": ("Dice", 3),
@@ -20,6 +23,7 @@ COLUMNS = {  # key of evaluation.json: heading, decimals
     "volume_difference_percent": ("diff. %", 1),
     "reference_ml": ("ref. ml", 3),
 }
+GIVING_WAY = ("reference_ml", "predicted_ml", "hd95_mm", "recall", "precision")  # first, where a terminal is narrow
 LESION_COLUMNS = {  # of a lesion model
     "dice": ("Dice", 3),
     "hd95_mm": ("HD95 mm", 2),
@@ -97,15 +101,15 @@ def _columns(evaluation: dict[str, Any]) -> dict[str, tuple[str, int]]:
     return LESION_COLUMNS if any("lesion_f1" in mean for mean in evaluation["mean"].values()) else COLUMNS
 
 
-def _headings(evaluation: dict[str, Any]) -> list[str]:
-    return ["case", "label", *(heading for heading, _ in _columns(evaluation).values())]
+def _headings(columns: dict[str, tuple[str, int]]) -> list[str]:
+    return ["case", "label", *(heading for heading, _ in columns.values())]
 
 
-def _rows(evaluation: dict[str, Any]) -> list[list[str]]:
+def _rows(evaluation: dict[str, Any], columns: dict[str, tuple[str, int]]) -> list[list[str]]:
     """Return a row for each case and label, and the means."""
     blocks = [*evaluation["cases"].items(), ("mean", evaluation["mean"])]
     return [
-        [case, label, *(_number(scores[key], digits) for key, (_, digits) in _columns(evaluation).items())]
+        [case, label, *(_number(scores[key], digits) for key, (_, digits) in columns.items())]
         for case, by_label in blocks
         for label, scores in by_label.items()
     ]
@@ -132,7 +136,8 @@ def _of_classes(evaluation: dict[str, Any]) -> str:
 
 def _plain(evaluation: dict[str, Any]) -> str:
     """Align the columns: names to the left, figures to the right."""
-    return _aligned([_headings(evaluation), *_rows(evaluation)])
+    columns = _columns(evaluation)
+    return _aligned([_headings(columns), *_rows(evaluation, columns)])
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -146,22 +151,36 @@ def _aligned(rows: list[list[str]]) -> str:
 
 
 def _print_rich(evaluation: dict[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
+    """Print a table that fits the terminal: columns give way, and a line says so."""
     from rich.console import Console
+
+    columns, left_out = dict(_columns(evaluation)), []
+    table = _table(evaluation, columns)
+    giving_way = iter(key for key in GIVING_WAY if key in columns)
+    while Console(width=10_000).measure(table).maximum > Console().width and (key := next(giving_way, "")):
+        left_out.append(columns.pop(key)[0])
+        table = _table(evaluation, columns)
+    # Better a line that the terminal breaks than a case's name cut short.
+    needed = Console(width=10_000).measure(table).maximum
+    Console(width=max(needed, Console().width)).print(table)
+    if left_out:
+        output.say(f"left out for want of room: {', '.join(left_out)}; --json has everything")
+
+
+def _table(evaluation: dict[str, Any], columns: dict[str, tuple[str, int]]) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     folds = ", ".join(map(str, evaluation["folds"]))
     title = f"{evaluation['dataset']}, {evaluation['split']}, fold {folds}{', half' * evaluation['half']}"
     if "threshold" in evaluation:
         title += f", threshold {evaluation['threshold']:g}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(_headings(evaluation)):
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
+    for number, heading in enumerate(_headings(columns)):
         table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)  # noqa: PLR2004 - two names
     first_mean = sum(len(by_label) for by_label in evaluation["cases"].values())
-    for number, row in enumerate(_rows(evaluation)):
+    for number, row in enumerate(_rows(evaluation, columns)):
         if number == first_mean:
             table.add_section()
         table.add_row(*row)
-    # Better a line that the terminal breaks than a case's name cut short.
-    needed = Console(width=10_000).measure(table).maximum
-    Console(width=max(needed, Console().width)).print(table)
+    return table

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from registry.models import Model
     from registry.stores import Asset, Release
 
+INDENT = 4  # of what belongs to a release
+
 
 @click.command("show")
 @click.argument("ref", metavar="REF")
@@ -105,8 +107,18 @@ def _releases(model: Model) -> str:
         lines.append(f"  {release.tag}  {state}" + (f"  {click.style('yanked:', fg='red')} {yanked}" if yanked else ""))
         lines += [f"    mirror: {url}" for url in block_of(release).mirrors]
         rows = [(asset.name, f"{asset.size:,}", _digest(asset)) for asset in release.assets]
-        lines += [f"    {line}" for line in aligned(rows)] if rows else []
+        lines += [f"{'':{INDENT}}{line}" for line in _assets(rows)]
     return "\n".join(lines)
+
+
+def _assets(rows: list[tuple[str, str, str]]) -> list[str]:
+    """Align name, size and digest; a digest goes below its name where the terminal is too narrow for both."""
+    lines = aligned(rows) if rows else []
+    width = output.width()
+    if width is None or all(len(line) + INDENT <= width for line in lines):
+        return lines
+    heads = aligned([row[:2] for row in rows])
+    return [line for head, row in zip(heads, rows, strict=True) for line in (head, f"  {row[2]}")]
 
 
 def _digest(asset: Asset) -> str:
