@@ -305,3 +305,19 @@ def test_a_cascade_is_refused_and_its_first_stage_is_trained(job, prepared, monk
     run({**job, "settings": settings.model_dump()})
     summary = read_json(Path(job["run"]) / "fold_0" / "validation" / "summary.json")
     assert len(summary["metric_per_case"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "message"),
+    [(2, "cpu", "--gpus 2: this would train on cpu"), (3, "cuda", "a batch of 2 patches does not split over so many")],
+)
+def test_processes_that_cannot_share_a_training_are_refused(gpus, device, message) -> None:
+    train._check_gpus(1, torch.device(device), 2)
+    with pytest.raises(TrainingError, match=message):
+        train._check_gpus(gpus, torch.device(device), 2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_what_goes_wrong_in_another_process_is_told(job) -> None:
+    with pytest.raises(TrainingError, match="--gpus 1: this machine has 0"):
+        train._train_on_gpus({**job, "cache": job["run"]}, 0, Stopping())

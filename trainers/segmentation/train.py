@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
 import warnings
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +54,7 @@ def _train(
         progress.say(f"warning: compile = true changes nothing on {device.type}: nnU-Net compiles on CUDA alone")
     beginning = _beginning(job, settings)
     prepared = prepare(Path(job["dataset"]), Path(job["cache"]), settings, cpu_count(), progress)
+    _check_gpus(job["gpus"], device, prepared.plans["configurations"][settings.configuration]["batch_size"])
     write_json(run_folder / "plans.json", beginning.plans(prepared.plans) if beginning else prepared.plans)
     _keep_split(run_folder, job["splits"])
     write_json(run_folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
@@ -227,45 +225,32 @@ def _talk_to(log: Path) -> Iterator[None]:
 
 
 def _train_on_gpus(job: dict[str, Any], fold: int | str, stopping: Stopping) -> None:
-    """Train one fold in a process a GPU; what this process is told, it tells them."""
-    from torch.multiprocessing.spawn import spawn
-
+    """Train one fold in a process a GPU; what this process is told, they are told."""
     from trainers.core import checkpoints
+    from trainers.core.spawning import in_processes
 
-    processes = spawn(  # type: ignore[no-untyped-call]
-        _rank, args=(job, fold, _free_port()), nprocs=job["gpus"], join=False
-    )
-    told = False
-    while not processes.join(timeout=1):
-        if stopping.reason() and not told:
-            told = True
-            for pid in processes.pids():
-                os.kill(pid, signal.SIGUSR1)
+    in_processes(job["gpus"], _share, (job, fold), stopping)
     if not (Path(job["run"]) / f"fold_{fold}" / checkpoints.FINAL).is_file():
         raise Stopped(stopping.reason() or "one of its processes")
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def _rank(rank: int, job: dict[str, Any], fold: int | str, port: int) -> None:
-    """Train as one process of nnU-Net's own data-parallel training: rank `rank` on GPU `rank`."""
+def _share(job: dict[str, Any], fold: int | str, stopping: Stopping) -> None:
+    """Train as one process of nnU-Net's own data-parallel training, on its own GPU."""
     import torch
 
-    settings = SegmentationSettings.model_validate(job["settings"])
-    _set_environment(Path(job["cache"]), settings)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.cuda.set_device(rank)
-    # Validation of a large set leaves ranks waiting for one another far longer than the default ten minutes.
-    torch.distributed.init_process_group("nccl", rank=rank, world_size=job["gpus"], timeout=timedelta(hours=24))
-    try:
-        with open(os.devnull, "w", encoding="utf-8") as null:  # noqa: PTH123 - a device, not a file of ours
-            progress = Progress(None if rank == 0 else null)
-            with Stopping(job.get("max_minutes"), since=job.get("since")) as stopping, suppress(Stopped):
-                _train_fold(job, fold, torch.device("cuda", rank), progress, stopping)
-    finally:
-        torch.distributed.destroy_process_group()
+    from trainers.core.spawning import share
+
+    _set_environment(Path(job["cache"]), SegmentationSettings.model_validate(job["settings"]))
+    with share(torch.device("cuda")) as (_, device, progress), suppress(Stopped):
+        _train_fold(job, fold, device, progress, stopping)
+
+
+def _check_gpus(gpus: int, device: torch.device, batch_size: int) -> None:
+    """Refuse a number of processes that nnU-Net cannot share a training between."""
+    if gpus > 1 and device.type != "cuda":
+        raise TrainingError(f"--gpus {gpus}: this would train on {device.type}, and nnU-Net shares work on CUDA alone")
+    if gpus > batch_size:
+        raise TrainingError(
+            f"--gpus {gpus}: a batch of {batch_size} patches does not split over so many",
+            hint=f"--gpus {batch_size}, or a larger --set batch_size=…",
+        )
