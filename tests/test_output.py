@@ -2,10 +2,14 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
 from registry import output
+from registry.commands import train
+from registry.model_toml import find_repo
+from registry.runs import Run
 
 
 @pytest.fixture
@@ -47,3 +51,15 @@ def test_what_is_told_within_a_stage_stands_above_its_spinner(at_terminal, monke
 def test_a_program_that_asks_for_json_is_told_nothing_else(mreg, tmp_path, monkeypatch, at_terminal):
     monkeypatch.chdir(tmp_path)
     assert mreg("new", "model_seg_sc_t2", "--local", "--json").stderr == ""
+
+
+def test_after_a_training_a_person_is_told_how_to_measure_it(mreg, tmp_path, monkeypatch, at_terminal, capsys):
+    monkeypatch.chdir(tmp_path)
+    repo = find_repo(Path(mreg("new", "model_seg_sc_t2", "--local").stdout.strip()))
+    config = {"recipe": "nnunet", "dataset": {"path": "data/raw/Dataset501_Sc"}}
+    train._tell_next(repo, Run(repo.runs / "a run", config), cropped=False)
+    first, *_ = capsys.readouterr().err.splitlines()
+    run, dataset = "model_seg_sc_t2/runs/a run", "model_seg_sc_t2/data/raw/Dataset501_Sc"
+    assert shlex.split(first) == ["next:", "mreg", "evaluate", run, dataset]
+    train._tell_next(repo, Run(repo.runs / "a run", {"recipe": "pretrain"}), cropped=False)
+    assert "evaluate" not in capsys.readouterr().err

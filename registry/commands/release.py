@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +73,7 @@ def command(
       mreg release --tag r20260131
       mreg release path/to/model_seg_sc_t2 --registry dir:/srv/models
     """
+    from registry.model_toml import find_repo
     from registry.releases import release_path
 
     outcome = release_path(
@@ -94,3 +96,6 @@ def command(
         output.answer("\n".join(outcome.plan))
     else:
         output.answer(outcome.url)
+        if outcome.published:
+            place = f" --registry {shlex.quote(registry)}" if registry else ""
+            output.next_step(f"mreg sct {find_repo(repo).name}@{outcome.tag}{place}")

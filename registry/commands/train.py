@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry import output
 from registry.commands._options import device_option, json_option, registry_option
+
+if TYPE_CHECKING:
+    from registry.model_toml import Repo
+    from registry.runs import Run
 
 
 def _folds(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int | str]:
@@ -136,8 +142,23 @@ def command(
     )
     if as_json:
         output.document({"run": str(run.path), "complete": run.complete, **answer})
-    else:
-        output.answer(run.path)
+        return
+    from registry import run_summary
+
+    for line in run_summary.lines(run):
+        output.say(line)
+    output.answer(run.path)
+    _tell_next(find_repo(repo), run, cropped=bool(recipe))
+
+
+def _tell_next(repo: Repo, run: Run, *, cropped: bool) -> None:
+    """Say how the run is measured; an encoder is not."""
+    if run.config["recipe"] == "pretrain":
+        output.next_step("mreg check .", "mreg release --dry-run")
+        return
+    dataset = repo.dataset if cropped else repo.root / run.config["dataset"]["path"]
+    words = (shlex.quote(os.path.relpath(path)) for path in (run.path, dataset))
+    output.next_step(f"mreg evaluate {' '.join(words)}", "mreg check .", "mreg release --dry-run")
 
 
 def _submit(
