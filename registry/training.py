@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,7 @@ def train(
     nothing and validates the folds that are finished once more. `registry` and `start` as in `plan`. Raises
     `StoppedError` when a signal or `max_minutes` ended it before its time, with everything saved.
     """
+    since = time.monotonic()
     planned = plan(repo, overrides, registry=registry, start=start)
     module = MODULES[planned.recipe.name]
     if validation_only and module is not classification:
@@ -81,6 +83,7 @@ def train(
         set_aside(planned.run)
     planned.settings["folds"] = all_folds(planned.run, planned.settings["folds"])
     job = module.job(repo, planned, gpus=gpus, max_minutes=max_minutes)
+    job["since"] = since  # what max_minutes counts from: hashing and verifying the data take of them, too
     if validation_only:
         job["validation_only"] = True
     if planned.start is not None:

@@ -28,6 +28,7 @@ from trainers.core.errors import TrainingError
 from trainers.core.estimate import Estimate
 from trainers.core.optimisers import OptimiserSettings
 from trainers.core.progress import Progress
+from trainers.core.stopping import Stopping
 from trainers.core.trackers import Trackers
 
 SCRIPT = Path(__file__).with_name("loop_task.py")
@@ -180,6 +181,9 @@ def test_averaged_weights_and_the_best_checkpoint(tmp_path) -> None:
     plain = train(tmp_path / "plain", LENGTH, Restoration())
     assert outcome["weights"] != plain["weights"]
     errors = [line["error"] for line in lines(tmp_path)]
+    settings = {**LENGTH, "ema": 0.9, "best": "-error"}
+    assert train(tmp_path / "stopped", settings, Restoration(pause=0.05), minutes=0.005)["epoch"] < 4
+    assert train(tmp_path / "stopped", settings, Restoration()) == outcome
     best = torch.load(tmp_path / "checkpoint_best.pth", weights_only=True)
     assert best["position"]["best"] == pytest.approx(-min(errors))
     assert best["average"] is not None
@@ -368,3 +372,8 @@ def test_no_more_cases_are_at_work_than_memory_holds(monkeypatch) -> None:
     nbytes = {"small": 300, "large": 5000}  # of the 800 that may be taken
     each_case(work, names, 8, lambda _: None, nbytes=lambda case: nbytes[case.split()[0]])
     assert most == {"small": 2, "large": 1}
+
+
+def test_a_time_limit_may_count_from_an_earlier_moment() -> None:
+    assert Stopping(1, since=time.monotonic() - 61).reason() == "the time limit of 1 minutes"
+    assert not Stopping(1, since=time.monotonic() - 50).reason()

@@ -44,7 +44,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     validation_only.
     """
     run_folder = Path(job["run"])
-    with alone(run_folder), Stopping(job.get("max_minutes")) as stopping:
+    with alone(run_folder), Stopping(job.get("max_minutes"), since=job.get("since")) as stopping:
         return _run(job, run_folder, Progress(), stopping)
 
 

@@ -49,7 +49,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     start from) and max_minutes.
     """
     folder = Path(job["run"])
-    with alone(folder), Stopping(job.get("max_minutes")) as stopping:
+    with alone(folder), Stopping(job.get("max_minutes"), since=job.get("since")) as stopping:
         return _run(job, folder, Progress(), stopping)
 
 

@@ -49,7 +49,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     config.json says), gpus, max_minutes.
     """
     run_folder = Path(job["run"])
-    with alone(run_folder), Stopping(job.get("max_minutes")) as stopping:
+    with alone(run_folder), Stopping(job.get("max_minutes"), since=job.get("since")) as stopping:
         return _run(job, run_folder, Progress(), stopping)
 
 
