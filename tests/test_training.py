@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from command import COMMAND, run_mreg
+from fixtures_dataset import write_dataset
 
 from registry import planning, training
 from registry.errors import MregError
+from registry.planning import dataset_hash
 from trainers.core.trackers import plain
 from trainers.segmentation.config import SegmentationSettings
 from trainers.segmentation.trainer_classes import find_trainer_class
@@ -301,3 +303,32 @@ def test_a_loss_that_is_not_a_number_stops_the_training(repo: Path) -> None:
     assert done.returncode == 1
     assert "is not a number" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_cache_belongs_to_the_content_of_the_data_and_to_nothing_else(tmp_path: Path) -> None:
+    first = write_dataset(tmp_path / "first")
+    memory = tmp_path / "hashes.json"
+    wanted = dataset_hash(first, memory)
+    other = Path(shutil.copytree(first, tmp_path / "elsewhere" / first.name, copy_function=shutil.copyfile))
+    assert dataset_hash(other, tmp_path / "none.json") == wanted  # whatever its place and the files' times are
+    document = json.loads((first / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps({**document, "training": [{"image": "a"}]}))
+    assert dataset_hash(other, memory) == wanted
+    found = {wanted}
+    for change in (
+        lambda: (other / "dataset.json").write_text(json.dumps({**document, "labels": {"background": 0, "x": 1}})),
+        lambda: next((other / "labelsTr").iterdir()).rename(other / "labelsTr" / "renamed.nii.gz"),
+        (other / "imagesTr" / "more_0000.nii.gz").touch,
+        lambda: flip_a_bit(next((other / "imagesTr").glob("sub-02*"))),
+    ):
+        change()
+        assert dataset_hash(other, memory) not in found
+        found.add(dataset_hash(other, memory))
+    memory.write_text("{")
+    assert dataset_hash(first, memory) == wanted
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
