@@ -32,7 +32,6 @@ from trainers.classification.task import (
 )
 from trainers.classification.validation import Judged, calibration, report
 from trainers.core import environment
-from trainers.core.distributed import Ranks
 from trainers.core.errors import TrainingError
 from trainers.core.files import read_json
 from trainers.core.progress import Progress
@@ -423,9 +422,8 @@ def test_two_processes_take_the_steps_of_one(task, tmp_path):
 
 
 def test_a_step_has_a_case_for_each_process(task, tmp_path):
-    plan, settings, store, dataset = parts(task, tmp_path)
     with pytest.raises(TrainingError, match="a step of 4 cases does not split over 5 processes"):
-        ClassificationTask(plan, settings, store, dataset.cases, (), device=CPU, ranks=Ranks(size=5))
+        training.run(job(task, tmp_path / "run", gpus=5))
 
 
 def test_test_cases_are_judged_by_all_folds_together(trained, task, tmp_path):

@@ -16,6 +16,7 @@ from trainers.classification.validation import Judged, report
 from trainers.core import checkpoints
 from trainers.core.distributed import Ranks
 from trainers.core.environment import seed_everything
+from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
 from trainers.core.loop import Loop, LoopSettings
 from trainers.core.optimisers import OptimiserSettings
@@ -59,9 +60,17 @@ class Fold:
 
 
 def train_fold(fold: Fold, processes: int, device: torch.device, progress: Progress, stopping: Stopping) -> str:
-    """Train a fold from its last checkpoint on; return why it stopped before its end, "" where it did not."""
+    """Train a fold from its last checkpoint on; return why it stopped before its end, "" where it did not.
+
+    Raises `TrainingError` where a step has fewer cases than there are processes.
+    """
     if processes == 1:
         return _train(fold, device, progress, stopping, Ranks())
+    if processes > fold.plan.batch_size:
+        raise TrainingError(
+            f"a step of {fold.plan.batch_size} cases does not split over {processes} processes",
+            hint="fewer GPUs, or --set batch_size=N; folds can be trained side by side: --fold",
+        )
     in_processes(processes, _train_share, (fold, device), stopping)
     return "" if fold.finished else stopping.reason() or "one of its processes"
 

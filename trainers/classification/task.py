@@ -16,7 +16,6 @@ from torch.nn import functional
 from trainers.classification.nets import network
 from trainers.classification.preprocess import load
 from trainers.core.distributed import Ranks
-from trainers.core.errors import TrainingError
 from trainers.data.augment import Augmentation, Source, augment
 
 if TYPE_CHECKING:
@@ -97,11 +96,6 @@ class ClassificationTask:
         ranks: Ranks | None = None,
     ) -> None:
         self.plan, self.settings, self.device, self.ranks = plan, settings, device, ranks or Ranks()
-        if self.ranks.size > plan.batch_size:
-            raise TrainingError(
-                f"a step of {plan.batch_size} cases does not split over {self.ranks.size} processes",
-                hint="fewer GPUs, or --set batch_size=N; folds can be trained side by side: --fold",
-            )
         self.training, self.validation = training, validation
         self.module: nn.Module = network(plan)
         self._memory = Memory(store)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 
@@ -42,7 +44,23 @@ class BatchNorm(nn.BatchNorm3d):
 
 def _sum_over_processes(values: Tensor) -> Tensor:
     """Return the sum, through which gradients flow back to every process."""
-    from torch.distributed.nn.functional import all_reduce
+    found: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return found
 
-    found: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; the gradient of a process's share is the sum of what they all ask of the sum."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        return _summed(values)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return _summed(gradient)
+
+
+def _summed(values: Tensor) -> Tensor:
+    found = values.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(found)
     return found
