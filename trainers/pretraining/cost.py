@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 BYTES = 4  # of a number
+WAITED_FOR = ("cuda", "mps")  # devices that go on computing after a call has come back
 STATES = {"sgd": 1, "adamw": 2}  # numbers that an optimiser keeps for each weight
 MOST_KEPT = 256  # rows of a square matrix; larger ones are likenesses of tokens, which real attention does not keep
 
@@ -89,11 +90,11 @@ def speed(device: torch.device, dtype: torch.dtype | None) -> float:
     seconds = []
     with torch.no_grad():
         for _ in range(3):
-            start = time.monotonic()
+            start = time.perf_counter()
             functional.conv3d(volume, kernel, padding=1)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.monotonic() - start)
+            if device.type in WAITED_FOR:
+                getattr(torch, device.type).synchronize()
+            seconds.append(time.perf_counter() - start)
     return 2.0 * 32 * 32 * 27 * edge**3 / min(seconds)
 
 
