@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,14 @@ from pydantic import TypeAdapter
 from threadpoolctl import threadpool_limits
 
 from trainers.core import checkpoints, trackers
-from trainers.core.distributed import Ranks, join
+from trainers.core.distributed import Ranks
 from trainers.core.environment import cpu_count, describe, ready_device, seed_everything
 from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
 from trainers.core.job import alone
 from trainers.core.loop import Loop, LoopSettings, autocast_dtype
 from trainers.core.progress import Progress
-from trainers.core.spawning import in_processes
+from trainers.core.spawning import in_processes, share
 from trainers.core.stopping import Stopping
 from trainers.nets.primus import PrimusConfig
 from trainers.nets.resenc import ResEncConfig
@@ -86,12 +85,7 @@ def _share(
     stopping: Stopping,
 ) -> None:  # fmt: skip
     """Train as one of several processes."""
-    torch.set_num_threads(max(1, cpu_count() // int(os.environ["WORLD_SIZE"])) if device.type == "cpu" else 1)
-    with (
-        open(os.devnull, "w", encoding="utf-8") as null,  # noqa: PTH123 - a device, not a file of ours
-        join(device) as (ranks, own),
-    ):
-        progress = Progress(None if ranks.first else null)
+    with share(device) as (ranks, own, progress):
         train(settings, build(settings), prepared, plan, folder, own, progress, stopping, ranks)
 
 
