@@ -37,6 +37,14 @@ def test_help_lists_every_verb(mreg):
     assert all(f"\n{title}:\n" in text for title in cli.SECTIONS)
 
 
+def test_every_recipe_can_be_planned_and_trained():
+    from registry.training import MODULES
+    from trainers.catalog import RECIPES
+
+    assert set(MODULES) == set(RECIPES)
+    assert all(callable(getattr(module, part)) for module in MODULES.values() for part in ("plan", "cache", "job"))
+
+
 @pytest.mark.parametrize("code", ["import registry.cli", "main(['--help'])", "main(['name', 'model_seg_sc_t2'])"])
 def test_the_command_line_starts_without_heavy_libraries(code):
     script = f"""
