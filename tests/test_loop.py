@@ -324,7 +324,7 @@ def test_services_get_the_numbers_and_a_training_that_goes_on_is_the_same_run_th
     assert second["resume"] == "allow"
     assert numbers == (({"loss": 0.5},), {"step": 0})
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(TrainingError, match="tracker wandb: it is not installed"):
+    with pytest.raises(TrainingError, match="tracker wandb does not import"):
         Trackers(tmp_path, ("wandb",))
 
 

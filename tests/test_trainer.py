@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import math
@@ -308,13 +309,29 @@ def test_a_cascade_is_refused_and_its_first_stage_is_trained(job, prepared, monk
 
 
 @pytest.mark.parametrize(
-    ("gpus", "device", "message"),
-    [(2, "cpu", "--gpus 2: this would train on cpu"), (3, "cuda", "a batch of 2 patches does not split over so many")],
+    ("settings", "gpus", "message"),
+    [
+        ({"trackers": ["wandb"]}, 1, "tracker wandb: it is not installed"),
+        ({"trainer": "nnUNetTrainerFromNowhere"}, 1, "neither one of nnU-Net's nor in a trainer_class.py"),
+        ({"folds": [0, 7]}, 1, "fold 7 does not exist: the split has 1 folds"),
+        ({}, 2, "--gpus 2: this would train on cpu"),
+    ],
 )
-def test_processes_that_cannot_share_a_training_are_refused(gpus, device, message) -> None:
-    train._check_gpus(1, torch.device(device), 2)
+def test_what_cannot_be_trained_is_said_before_the_data_are_prepared(job, monkeypatch, settings, gpus, message) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(prepare, "prepare", lambda *_: pytest.fail("the data were prepared"))
+    wrong = {**job, "settings": {**SMALL, **settings}, "gpus": gpus, "dataset": "none", "cache": job["run"]}
     with pytest.raises(TrainingError, match=message):
-        train._check_gpus(gpus, torch.device(device), 2)
+        train._train(
+            wrong, SegmentationSettings.model_validate(wrong["settings"]), Path(job["run"]), Progress(io.StringIO()),
+            Stopping(),
+        )  # fmt: skip
+
+
+def test_a_batch_has_a_patch_for_each_process() -> None:
+    train._check_batch(2, 2)
+    with pytest.raises(TrainingError, match="--gpus 3: a batch of 2 patches does not split over so many"):
+        train._check_batch(3, 2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

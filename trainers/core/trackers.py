@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import time
@@ -60,6 +61,13 @@ class Trackers:
             self._wandb.finish()
 
 
+def check(services: Sequence[str]) -> None:
+    """Refuse services whose package is not installed."""
+    for name in services:
+        if importlib.util.find_spec(name) is None:
+            raise TrainingError(f"tracker {name}: it is not installed", hint=f"pip install {name}")
+
+
 def keep_lines(folder: Path, epochs: int) -> None:
     """Drop the lines of epochs that will be trained again, and one that was cut off."""
     path = folder / METRICS
@@ -111,7 +119,7 @@ def _tensorboard(folder: Path, epoch: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise TrainingError("tracker tensorboard: it is not installed", hint="pip install tensorboard") from error
+        raise TrainingError(f"tracker tensorboard does not import: {error}", hint="pip install tensorboard") from error
     return SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
 
@@ -119,7 +127,7 @@ def _wandb(folder: Path) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise TrainingError("tracker wandb: it is not installed", hint="pip install wandb") from error
+        raise TrainingError(f"tracker wandb does not import: {error}", hint="pip install wandb") from error
     known = folder / "wandb.id"  # with it a training that goes on is the same run there
     if not known.is_file():
         with atomic_path(known) as temporary:

@@ -53,8 +53,9 @@ def _train(
     if settings.compile and device.type != "cuda":
         progress.say(f"warning: compile = true changes nothing on {device.type}: nnU-Net compiles on CUDA alone")
     beginning = _beginning(job, settings)
+    _check(job, settings, device)
     prepared = prepare(Path(job["dataset"]), Path(job["cache"]), settings, cpu_count(), progress)
-    _check_gpus(job["gpus"], device, prepared.plans["configurations"][settings.configuration]["batch_size"])
+    _check_batch(job["gpus"], prepared.plans["configurations"][settings.configuration]["batch_size"])
     write_json(run_folder / "plans.json", beginning.plans(prepared.plans) if beginning else prepared.plans)
     _keep_split(run_folder, job["splits"])
     write_json(run_folder / "environment.json", describe(device, settings.seed, job["config"]["dataset"]["hash"]))
@@ -106,10 +107,6 @@ def _train_fold(
         precision=settings.precision, threads=int(os.environ["nnUNet_n_proc_DA"]), trackers=settings.trackers,
         stopping=stopping, beginning=_beginning(job, settings),
     )  # fmt: skip
-    if fold != "all" and int(fold) >= len(place.splits):
-        raise TrainingError(
-            f"fold {fold} does not exist: the split has {len(place.splits)} folds, 0 to {len(place.splits) - 1}"
-        )
     final = place.folder / checkpoints.FINAL
     seed_everything(settings.seed)
     trainer = _build(job, settings, place, device)
@@ -245,10 +242,25 @@ def _share(job: dict[str, Any], fold: int | str, stopping: Stopping) -> None:
         _train_fold(job, fold, device, progress, stopping)
 
 
-def _check_gpus(gpus: int, device: torch.device, batch_size: int) -> None:
-    """Refuse a number of processes that nnU-Net cannot share a training between."""
+def _check(job: dict[str, Any], settings: SegmentationSettings, device: torch.device) -> None:
+    """Refuse what cannot be trained, before the data are prepared, which may take hours."""
+    from trainers.core import trackers
+    from trainers.segmentation.trainer_classes import find_trainer_class
+
+    trackers.check(settings.trackers)
+    if not job.get("pretrained"):
+        find_trainer_class(settings.trainer, Path(job["trainer_file"]) if job["trainer_file"] else None)
+    count = len(job["splits"])
+    for fold in settings.folds:
+        if fold != "all" and int(fold) >= count:
+            raise TrainingError(f"fold {fold} does not exist: the split has {count} folds, 0 to {count - 1}")
+    gpus = job["gpus"]
     if gpus > 1 and device.type != "cuda":
         raise TrainingError(f"--gpus {gpus}: this would train on {device.type}, and nnU-Net shares work on CUDA alone")
+
+
+def _check_batch(gpus: int, batch_size: int) -> None:
+    """Refuse more processes than a batch has patches."""
     if gpus > batch_size:
         raise TrainingError(
             f"--gpus {gpus}: a batch of {batch_size} patches does not split over so many",
