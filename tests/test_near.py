@@ -59,3 +59,16 @@ def test_a_mistyped_setting_or_fold_is_told_with_what_there_is(mreg, repo):
     fold = mreg("train", "--fold", "x")
     assert fold.exit_code == 2
     assert "'x' is neither a number nor all" in fold.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("registy", "did you mean registry?"), ("colour", "there are: registry, slurm")]
+)
+def test_a_mistyped_key_of_the_users_file_sends_nobody_to_another_registry(mreg, tmp_path, monkeypatch, key, said):
+    monkeypatch.delenv("MREG_REGISTRY", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "mreg").mkdir()
+    (tmp_path / "mreg" / "config.toml").write_text(f'{key} = "dir:{tmp_path}"\n[slurm]\n')
+    result = mreg("list")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"config.toml: unknown key '{key}'\nhint: {said}\n" in result.stderr

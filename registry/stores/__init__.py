@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from registry.errors import AccessError, MregError
 from registry.files import expanded, home
+from registry.near import meant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 DEFAULT_REGISTRY = "github:ivadomed"
+CONFIG_KEYS = {"registry", "slurm"}  # of the user's config file
 INDEX_BLOCK = "mreg"  # name of the machine-readable block in a release's notes
 
 
@@ -160,9 +162,13 @@ def _configured() -> str | None:
     if not path.is_file():
         return None
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8")).get("registry")
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise MregError(f"{path}: {error}", hint="mend or remove the file") from error
+    if unknown := sorted(written.keys() - CONFIG_KEYS):  # a typo would send everything to the default registry
+        said = meant(unknown[0], CONFIG_KEYS) or f"there are: {', '.join(sorted(CONFIG_KEYS))}"
+        raise MregError(f"{path}: unknown key {unknown[0]!r}", hint=said)
+    value = written.get("registry")
     if value is not None and not isinstance(value, str):
         raise MregError(
             f"{path}: registry = {value!r} is not a text", hint='write registry = "github:ORG" or "dir:PATH"'
