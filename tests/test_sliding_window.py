@@ -259,3 +259,13 @@ def test_an_image_beyond_the_memory_is_refused_before_it_is_read(test_data, tmp_
     monkeypatch.setattr(runner, "preprocess_image", lambda *_: pytest.fail("it was read"))
     with pytest.raises(TrainingError, match=r"T2w.*needs about .* GB of memory, 0\.0 are free"):
         runner.Runner(model=model, device=torch.device("cpu")).predict((test_data / T2,), ("0",), "RPI")
+
+
+def test_a_memory_that_ends_on_the_way_is_answered_with_what_to_change(test_data, tmp_path, monkeypatch):
+    from trainers.segmentation import runner
+
+    model = loaded(tmp_path / "model")
+    monkeypatch.setattr(runner, "segment", lambda *_: torch.empty(1 << 50))
+    with pytest.raises(TrainingError, match=r"T2w.*not enough memory on cpu for shape") as caught:
+        runner.Runner(model=model, device=torch.device("cpu")).predict((test_data / T2,), ("0",), "RPI")
+    assert "crop the image" in caught.value.hint

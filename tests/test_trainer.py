@@ -21,7 +21,7 @@ from trainers.core.errors import TrainingError
 from trainers.core.files import read_json, write_json
 from trainers.core.progress import Progress
 from trainers.core.stopping import Stopped, Stopping
-from trainers.segmentation import prepare, train
+from trainers.segmentation import prepare, train, validation
 from trainers.segmentation.config import SegmentationSettings
 
 if TYPE_CHECKING:
@@ -159,6 +159,16 @@ def test_out_of_memory_is_answered_with_what_to_change(job) -> None:
     with pytest.raises(TrainingError, match=r"cpu has not enough memory for a batch of 2 patches of 32 x 32") as caught:
         run(own(job, GREEDY))
     assert "batch_size" in caught.value.hint
+
+
+def test_a_case_that_is_too_large_to_be_predicted_is_named_and_the_training_is_not_lost(job, monkeypatch) -> None:
+    short = {**job, "settings": {**SMALL, "epochs": 1, "iterations": 1}}
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "segment", lambda *_: torch.empty(1 << 50))
+        with pytest.raises(TrainingError, match=r"sub-01_T1w: cpu has not enough memory to predict its \(6, 48, 48\)"):
+            run(short)
+    assert "epoch" not in run(short)
+    assert (Path(job["run"]) / "fold_0" / "validation" / "summary.json").is_file()
 
 
 def test_a_transform_of_the_users_own_keeps_nnunets_loaders_and_the_training_resumes_exactly(job, tmp_path) -> None:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from trainers.core.environment import free_memory
+from trainers.core.environment import free_memory, is_out_of_memory
 from trainers.core.errors import TrainingError
 from trainers.data import resample
 from trainers.data.nifti import open_image, read_voxels, spacing_mm
@@ -25,6 +24,7 @@ from trainers.segmentation.sliding_window import SlidingWindow, inference_type
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
 
     from trainers.segmentation.network import Model
@@ -59,7 +59,9 @@ class Runner:
         try:
             volume, properties = preprocess_image(_read(images, way), spacing, *about)
             labels = segment(window, volume, properties, *about)
-        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise TrainingError(
                 f"{images[0]}: not enough memory on {self.device} for shape {like.shape}",
                 hint="--device cpu, or crop the image around what is to be segmented",

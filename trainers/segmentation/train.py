@@ -122,8 +122,6 @@ def _train_fold(
             keep_lines(place.folder, trainer.current_epoch)
             with progress.stage(f"train fold {fold}"):
                 trainer.run_training()
-        with progress.stage(f"validate fold {fold}"):
-            trainer.perform_actual_validation()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -133,6 +131,8 @@ def _train_fold(
             f"fold {fold}: {device} has not enough memory for a batch of {plan.batch_size} patches of {patch} voxels",
             hint="--set batch_size=… or --set patch_size=… smaller, or another planner; nothing is lost",
         ) from error
+    with progress.stage(f"validate fold {fold}"):
+        trainer.perform_actual_validation()
 
 
 def _beginning(job: dict[str, Any], settings: SegmentationSettings) -> Any:

@@ -13,6 +13,8 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from torch import distributed
 
 from trainers.core.checkpoints import FINAL
+from trainers.core.environment import is_out_of_memory
+from trainers.core.errors import TrainingError
 from trainers.core.stopping import Stopped
 from trainers.segmentation.label_maps import segment
 from trainers.segmentation.sliding_window import SlidingWindow, inference_type
@@ -48,7 +50,7 @@ def validate(trainer: Any, *, save_probabilities: bool) -> None:
                     str(folder / case), save_probabilities,
                 )  # fmt: skip
             else:
-                labels = segment(window, volume, properties, *about)
+                labels = _segmented(case, window, volume, properties, about)
                 partial = folder / f".{case}.part{file_ending}"  # SimpleITK tells the format from the ending
                 trainer.plans_manager.image_reader_writer_class().write_seg(labels, str(partial), properties)
                 partial.replace(file)
@@ -58,6 +60,19 @@ def validate(trainer: Any, *, save_probabilities: bool) -> None:
     if trainer.local_rank == 0:
         _summarise(trainer, folder, cases)
     trainer.set_deep_supervision_enabled(True)
+
+
+def _segmented(case: str, window: SlidingWindow, volume: Any, properties: Any, about: tuple[Any, ...]) -> Any:
+    """Return a case's label map; raise `TrainingError` where it is too large for the device."""
+    try:
+        return segment(window, volume, properties, *about)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{case}: {window.device} has not enough memory to predict its {volume.shape[1:]} voxels",
+            hint="the fold is trained: the same command where there is more memory, or --device cpu, validates it",
+        ) from error
 
 
 def _is_newer(file: Path, checkpoint: Path) -> bool:
