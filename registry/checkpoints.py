@@ -80,11 +80,6 @@ class Checkpoint:
         return sum(min(storage.length, sum(n for _, n in pieces)) for storage, pieces in views.items())
 
     @property
-    def weight_bytes(self) -> int:
-        """Return the bytes that the weights take."""
-        return sum(storage.size for storage in self.storages)
-
-    @property
     def dtype(self) -> str:
         """Return the element type of most weights."""
         counts: dict[str, int] = {}

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from registry import lines, orientation, output
+from registry import lines, orientation
 from registry.dataset_findings import finding
-from registry.dataset_volumes import Expected, Seen, look_at_image, look_at_label_map, on_one_grid, twice
+from registry.dataset_volumes import Expected, judge_all, look_at_all
 from registry.findings import Finding, Level
 from registry.schemas import validate
-from registry.volumes import WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from registry.dataset_volumes import Seen
 
 FILE = "dataset.json"
 FEWEST_CASES = 5  # of a class: one a fold
@@ -195,28 +194,13 @@ def _volumes(dataset: Path, document: dict[str, Any], entries: list[Entry], *, p
     code, labels = document.get("image_orientation"), document.get("labels")
     values = {int(key) for key in labels if key.isdecimal()} if isinstance(labels, dict) else None
     expected = Expected(orientation=None, values=frozenset(values) if values else None)
-    files: list[tuple[str, str, bool]] = []
+    names: list[tuple[str, str, bool]] = []
     for case in dict.fromkeys(entry.case for entry in entries):
-        files += [(case, f"imagesTr/{case}_{channel:04d}{ENDING}", False) for channel in range(_channels(document))]
-        files += [(case, f"labelsTr/{case}{ENDING}", True)]
-    files = [file for file in files if (dataset / file[1]).is_file()]
-
-    def look(file: tuple[str, str, bool]) -> Seen:
-        _, name, is_mask = file
-        return (look_at_label_map if is_mask else look_at_image)(dataset / name, name, expected)
-
-    bar = output.count_progress(f"verify {len(files)} files", len(files)) if progress else nullcontext(lambda: None)
-    by_case: dict[str, list[Seen]] = {}
-    with bar as advance, ThreadPoolExecutor(WORKERS) as pool:
-        for (case, _, _), seen in zip(files, pool.map(look, files), strict=True):
-            by_case.setdefault(case, []).append(seen)
-            advance()
-    first_of: dict[str, str] = {}
-    for volumes in by_case.values():
-        for volume in volumes:
-            yield from map(_of_mask, volume.findings)
-        yield from twice(volumes, first_of)
-        yield from on_one_grid(volumes)
+        names += [(case, f"imagesTr/{case}_{channel:04d}{ENDING}", False) for channel in range(_channels(document))]
+        names += [(case, f"labelsTr/{case}{ENDING}", True)]
+    files = [(case, dataset / name, name, mask) for case, name, mask in names if (dataset / name).is_file()]
+    by_case = look_at_all(files, expected, progress=progress)
+    yield from map(_of_mask, judge_all(by_case))
     yield from _orientations([volume for volumes in by_case.values() for volume in volumes], code)
 
 

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from registry import classification_dataset, lines, orientation, output, pretraining_collection, scrub
+from registry import classification_dataset, lines, orientation, pretraining_collection, scrub
 from registry.collection import ENDING, ENDINGS
 from registry.dataset_findings import finding
 from registry.dataset_splits import check_sides, check_splits
-from registry.dataset_volumes import Expected, Seen, look_at_image, look_at_label_map, on_one_grid, twice
+from registry.dataset_volumes import Expected, judge_all, look_at_all
 from registry.errors import IntegrityError, MregError
 from registry.files import read_json
 from registry.findings import Report
 from registry.labels import check_labels, regions
 from registry.schemas import validate
-from registry.volumes import WORKERS
 from trainers.pretraining.collection import FILE as PRETRAIN_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from registry.dataset_volumes import Seen
     from registry.findings import Finding, Level
 
 COUNTS = {"Tr": "numTraining", "Ts": "numTest"}
@@ -172,29 +170,13 @@ def _volumes(dataset: Path, parts: list[Part], document: dict[str, Any], *, prog
     expected = Expected(orientation=code if orientation.is_valid(code) else None, values=_values(document))
     parts = [part for part in parts if part.ending in ENDINGS]
     files = [
-        (case, path, is_label)
+        ((part.name, case), path, _inside(dataset, path), is_label)
         for part in parts
         for case in part.cases
         for path, is_label in [*((p, False) for p in _ordered(part, case)), *((p, True) for p in _label(part, case))]
     ]
-
-    def look(file: tuple[str, Path, bool]) -> Seen:
-        _, path, is_label = file
-        return (look_at_label_map if is_label else look_at_image)(path, _inside(dataset, path), expected)
-
-    title = f"verify {len(files)} files"
-    bar = output.count_progress(title, len(files)) if progress else nullcontext(lambda: None)
-    by_case: dict[tuple[str, str], list[Seen]] = defaultdict(list)
-    with bar as advance, ThreadPoolExecutor(WORKERS) as pool:
-        for (case, path, _), seen in zip(files, pool.map(look, files), strict=True):
-            by_case[path.parent.name[-2:], case].append(seen)
-            advance()
-    first_of: dict[str, str] = {}
-    for volumes in by_case.values():
-        for volume in volumes:
-            yield from volume.findings
-        yield from twice(volumes, first_of)
-        yield from on_one_grid(volumes)
+    by_case = look_at_all(files, expected, progress=progress)
+    yield from judge_all(by_case)
     if expected.orientation is None:
         yield from _orientations([volume for volumes in by_case.values() for volume in volumes])
 

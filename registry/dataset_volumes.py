@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from registry import orientation
+from registry import orientation, output
 from registry.case_files import shown
 from registry.dataset_findings import finding
 from registry.errors import IntegrityError
-from registry.volumes import Volume, distinct, grid_difference, is_apart, not_finite, read_volume
+from registry.volumes import WORKERS, Volume, distinct, grid_difference, is_apart, not_finite, read_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from registry.findings import Finding
@@ -69,6 +71,37 @@ def look_at_label_map(path: Path, name: str, expected: Expected) -> Seen:
     return Seen(name=name, shape=volume.array.shape, affine=volume.affine, findings=tuple(found))
 
 
+def look_at_all(
+    files: Sequence[tuple[Hashable, Path, str, bool]], expected: Expected, *, progress: bool
+) -> dict[Hashable, list[Seen]]:
+    """Read every file once, a few at a time; return what was seen of each case, in the order of the files.
+
+    A file is its case, its path, its path inside the dataset, and whether it is a label map.
+    """
+
+    def look(file: tuple[Hashable, Path, str, bool]) -> Seen:
+        _, path, name, is_label = file
+        return (look_at_label_map if is_label else look_at_image)(path, name, expected)
+
+    bar = output.count_progress(f"verify {len(files)} files", len(files)) if progress else nullcontext(lambda: None)
+    by_case: dict[Hashable, list[Seen]] = {}
+    with bar as advance, ThreadPoolExecutor(WORKERS) as pool:
+        for (case, *_), seen in zip(files, pool.map(look, files), strict=True):
+            by_case.setdefault(case, []).append(seen)
+            advance()
+    return by_case
+
+
+def judge_all(by_case: Mapping[Hashable, list[Seen]]) -> Iterator[Finding]:
+    """Yield what is wrong with each file, alone and beside the others of its case and of the dataset."""
+    first_of: dict[str, str] = {}
+    for volumes in by_case.values():
+        for volume in volumes:
+            yield from volume.findings
+        yield from _twice(volumes, first_of)
+        yield from _on_one_grid(volumes)
+
+
 def _unreadable(path: Path, name: str, error: IntegrityError) -> Seen:
     return Seen(name=name, findings=(finding("DATA010", name, error.message.removeprefix(f"{path}: ")),))
 
@@ -92,7 +125,7 @@ def _place_findings(volume: Volume, name: str, expected: Expected) -> Iterator[F
         yield finding("DATA013", name, f"is {orientation.describe(found)}, dataset.json says {said}")
 
 
-def on_one_grid(volumes: list[Seen]) -> Iterator[Finding]:
+def _on_one_grid(volumes: list[Seen]) -> Iterator[Finding]:
     """Yield the files of a case that are not on the grid of the first one that can be read."""
     readable = [volume for volume in volumes if volume.affine is not None]
     for volume in readable[1:]:
@@ -101,7 +134,7 @@ def on_one_grid(volumes: list[Seen]) -> Iterator[Finding]:
             yield finding("DATA016", volume.name, f"not on the grid of {first.name}: {difference}")
 
 
-def twice(volumes: list[Seen], first_of: dict[str, str]) -> Iterator[Finding]:
+def _twice(volumes: list[Seen], first_of: dict[str, str]) -> Iterator[Finding]:
     """Yield the images whose voxels were seen before; `first_of` remembers digest → image."""
     for volume in volumes:
         first = first_of.setdefault(volume.digest, volume.name) if volume.digest else volume.name

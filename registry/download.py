@@ -96,10 +96,8 @@ def _fetch(
     ref = refs.parse(text)
     target = None if do_unpack else out
     if isinstance(ref, refs.FileRef):
-        if ref.path.is_dir():
-            return [_folder(ref, out)]
-        found = [_fetch_file(ref, target)]
-    elif isinstance(ref, refs.UrlRef):
+        return [_here(ref, out, do_unpack=do_unpack)]
+    if isinstance(ref, refs.UrlRef):
         found = [_fetch_url(ref, target)]
     else:
         store = store or open_store()
@@ -116,14 +114,11 @@ def _fetch_offline(text: str, location: str, out: Path | None, do_unpack: bool, 
     ref = refs.parse(text)
     target = None if do_unpack else out
     if isinstance(ref, refs.FileRef):
-        if ref.path.is_dir():
-            return [_folder(ref, out)]
-        found = [_fetch_file(ref, target)]
-    else:
-        known = receipts.find(ref, location if isinstance(ref, refs.RepoRef) else "", asset)
-        if known[0].yanked:
-            output.warn(f"{ref} is yanked and should not be used any more: {known[0].yanked}")
-        found = [_from_cache(ref, receipt, target) for receipt in known]
+        return [_here(ref, out, do_unpack=do_unpack)]
+    known = receipts.find(ref, location if isinstance(ref, refs.RepoRef) else "", asset)
+    if known[0].yanked:
+        output.warn(f"{ref} is yanked and should not be used any more: {known[0].yanked}")
+    found = [_from_cache(ref, receipt, target) for receipt in known]
     return [_unpacked(found, ref, out)] if do_unpack else found
 
 
@@ -199,6 +194,14 @@ def _checked(path: Path) -> Path:
         path.unlink()
         raise IntegrityError(f"{path.name}: not a zip archive", hint="the registry or address gives something else")
     return path
+
+
+def _here(ref: refs.FileRef, out: Path | None, *, do_unpack: bool) -> Fetched:
+    """Take an archive that lies here, or the folder that one was unpacked to."""
+    if ref.path.is_dir():
+        return _folder(ref, out)
+    found = _fetch_file(ref, None if do_unpack else out)
+    return _unpacked([found], ref, out) if do_unpack else found
 
 
 def _fetch_file(ref: refs.FileRef, out: Path | None) -> Fetched:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from registry.errors import IntegrityError, NotFoundError
 from registry.files import json_text
-from registry.model_toml import describe
+from registry.problems import describe
 
 if TYPE_CHECKING:
     from pathlib import Path

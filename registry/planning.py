@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from registry import output
 from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError
 from registry.files import json_text, read_object, sha256, write_json
-from registry.model_toml import FILE_NAME, Repo, describe
+from registry.model_toml import FILE_NAME, Repo
+from registry.problems import describe
 from registry.splits import read_splits, subject_splits
 
 if TYPE_CHECKING:

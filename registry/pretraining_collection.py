@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-from registry import output
 from registry.dataset_findings import finding
-from registry.dataset_volumes import Expected, Seen, look_at_image, look_at_label_map, on_one_grid, twice
+from registry.dataset_volumes import Expected, judge_all, look_at_all
 from registry.errors import IntegrityError
 from registry.files import read_json
 from registry.findings import Finding, Level
 from registry.schemas import validate
-from registry.volumes import WORKERS
 from trainers.core.errors import TrainingError
 from trainers.pretraining.collection import FILE, Collection, contradictions, items
 
@@ -71,7 +67,7 @@ def _found(code: str, message: str, path: str = FILE, hint: str = "") -> Finding
 def _volumes(folder: Path, listed: list[Item], *, progress: bool) -> Iterator[Finding]:
     """Read every image and mask once; compare those of an image with it."""
     expected = Expected(orientation=None, values=None)
-    files: list[tuple[str, Path, bool]] = []
+    files: list[tuple[str, Path, str, bool]] = []
     for item in listed:
         try:
             paths = [(item.path, False), *((path, True) for path in item.masks.values())]
@@ -80,26 +76,10 @@ def _volumes(folder: Path, listed: list[Item], *, progress: bool) -> Iterator[Fi
             continue
         for path, is_mask in paths:
             if path.is_file():
-                files.append((item.id, path, is_mask))
+                files.append((item.id, path, _name(folder, path), is_mask))
             else:
                 yield _found("PRETRAIN002", "no such file", _name(folder, path))
-
-    def look(file: tuple[str, Path, bool]) -> Seen:
-        _, path, is_mask = file
-        return (look_at_label_map if is_mask else look_at_image)(path, _name(folder, path), expected)
-
-    bar = output.count_progress(f"verify {len(files)} files", len(files)) if progress else nullcontext(lambda: None)
-    by_image: dict[str, list[Seen]] = {}
-    with bar as advance, ThreadPoolExecutor(WORKERS) as pool:
-        for (key, _, _), seen in zip(files, pool.map(look, files), strict=True):
-            by_image.setdefault(key, []).append(seen)
-            advance()
-    first_of: dict[str, str] = {}
-    for volumes in by_image.values():
-        for volume in volumes:
-            yield from volume.findings
-        yield from twice(volumes, first_of)
-        yield from on_one_grid(volumes)
+    yield from judge_all(look_at_all(files, expected, progress=progress))
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -13,7 +13,7 @@ from registry.files import read_json
 from registry.labels import output_suffixes
 from registry.lesion_model import PLANS
 from registry.manifest import ClassMetrics, Data, Metrics, ModelEntry, Source, Start, Weights
-from registry.model_toml import describe
+from registry.problems import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,19 +141,24 @@ def _metrics(run: Run, *, half: bool) -> Metrics | None:
                 f"(mreg evaluate{flag})"
             )
             return None
-        return Metrics(
-            dataset=document["dataset"],
-            split=document["split"],
-            cases=len(document["cases"]),
-            folds=tuple(document["folds"]),
-            mean=document["mean"],
-            classes=class_metrics(document),
-        )
+        return metrics_of(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"{path}: not what mreg evaluate writes: {error}", hint="evaluate again") from error
 
 
-def class_metrics(evaluation: dict[str, Any]) -> dict[str, dict[str, ClassMetrics]]:
+def metrics_of(evaluation: dict[str, Any]) -> Metrics:
+    """Return what the manifest says of an evaluation; raise `KeyError`, `TypeError` or `ValueError` for none."""
+    return Metrics(
+        dataset=evaluation["dataset"],
+        split=evaluation["split"],
+        cases=len(evaluation["cases"]),
+        folds=tuple(evaluation["folds"]),
+        mean=evaluation["mean"],
+        classes=_class_metrics(evaluation),
+    )
+
+
+def _class_metrics(evaluation: dict[str, Any]) -> dict[str, dict[str, ClassMetrics]]:
     """Return what an evaluation says of each class of a classifier; nothing for other models."""
     return {
         label: {

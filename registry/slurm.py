@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from registry import output, training
 from registry.errors import ConflictError, MregError, StoppedError
-from registry.model_toml import describe, find_repo
+from registry.model_toml import find_repo
+from registry.problems import describe
 from registry.stores import config_path
 
 if TYPE_CHECKING:

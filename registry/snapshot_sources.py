@@ -14,10 +14,10 @@ from registry.checks.archive import Archive
 from registry.checks.model_files import ModelFiles
 from registry.checks.repo import RepoFiles
 from registry.errors import MregError, NotFoundError
-from registry.files import read_json, sha256
-from registry.manifest import MANIFEST_NAME, Metrics
+from registry.files import read_object, sha256
+from registry.manifest import MANIFEST_NAME
 from registry.manifest import read as read_manifest
-from registry.release_facts import class_metrics
+from registry.release_facts import metrics_of
 from registry.snapshots import ModelFacts, Snapshot
 from registry.stores import open_store
 from registry.tree import DiskTree, ZipTree
@@ -25,6 +25,7 @@ from registry.tree import DiskTree, ZipTree
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from registry.manifest import Metrics
     from registry.stores import Release, Store
     from registry.tree import Tree
 
@@ -152,22 +153,8 @@ def _crop(run: runs.Run | None, root: Path | None, *, cropped: bool) -> str | No
 def _metrics(run: Path) -> Metrics | None:
     path = run / "evaluation.json"
     try:
-        document = read_json(path) if path.is_file() else {}
-        return Metrics(
-            dataset=document["dataset"],
-            split=document["split"],
-            cases=len(document["cases"]),
-            folds=tuple(document["folds"]),
-            mean=document["mean"],
-            classes=class_metrics(document),
-        )
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        MregError,
-    ):  # not evaluated; packing tells of what cannot be read
+        return metrics_of(read_object(path))
+    except (KeyError, TypeError, ValueError, AttributeError, MregError):  # packing tells of what cannot be read
         return None
 
 

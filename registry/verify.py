@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from registry.stores import Store
 
 State = Literal["ok", "failed", "unverified"]
-OURS = (MANIFEST_NAME, CHECKSUMS, signing.SIGNATURE_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,15 @@ from click.testing import CliRunner, Result
 from fixtures_dataset import trained_repo  # noqa: F401 - a fixture
 from fixtures_encoder import tiny_encoder, tiny_encoder_package  # noqa: F401 - fixtures
 from fixtures_hub import hub, hub_token  # noqa: F401 - fixtures
-from fixtures_release import registry, released, released_github, tiny_package  # noqa: F401 - fixtures
+from fixtures_release import (  # noqa: F401 - fixtures
+    no_torch,
+    no_waiting,
+    packed_repo,
+    registry,
+    released,
+    released_github,
+    tiny_package,
+)
 from fixtures_run import repo_with_run, tiny_run  # noqa: F401 - fixtures
 from fixtures_stores import github, store, worktree  # noqa: F401 - fixtures
 

@@ -1,5 +1,6 @@
 """A package of the tiny run, and registries that have releases."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,3 +65,31 @@ def released(registry, tiny_package):
     """A registry of each kind with one release: archive and manifest."""
     publish(registry, TAG, *tiny_package)
     return registry
+
+
+@pytest.fixture
+def packed_repo(repo_with_run, tiny_package):
+    """A repo with a run, and its package of TAG in dist, which is newer."""
+    from registry.model_toml import find_repo
+
+    dist = repo_with_run / "dist" / TAG
+    dist.mkdir(parents=True)
+    for file in tiny_package:
+        shutil.copyfile(file, dist / file.name)
+    return find_repo(repo_with_run)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """A registry whose lists do not lag behind."""
+    from registry import read_back
+
+    monkeypatch.setattr(read_back, "WAITS", (0.0, 0.0))
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+    """A machine where archives cannot be run, which takes seconds."""
+    from registry import workers
+
+    monkeypatch.setattr(workers, "installed", lambda: False)

@@ -3,47 +3,31 @@
 import datetime as dt
 import json
 import shutil
-import subprocess
-import threading
-import time
-import zipfile
-from pathlib import Path
 
 import pytest
-from command import COMMAND
 from fixtures_release import TAG, add_repo, publish
 from fixtures_stores import NAME
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from releasing import ARCHIVE, drafts, published, snapshot, state
 
-from registry import archive, notes, packaging, read_back, releases, workers
-from registry.errors import ConflictError, IntegrityError, MregError, NotFoundError, RegistryError
+from registry import archive, notes, packaging, releases, workers
+from registry.errors import ConflictError, MregError, NotFoundError, RegistryError
 from registry.files import sha256
 from registry.findings import Finding, Report
 from registry.manifest import MANIFEST_NAME, parse
 from registry.model_toml import find_repo
 from registry.published import read_manifest
 from registry.release_files import CHECKSUMS, Options
-from registry.release_plan import LocalAsset, make_plan, next_free_tag, require_tag
-from registry.releases import release, release_path
+from registry.releases import release
 from registry.runs import Run, read_run
-from registry.stores import Asset, Release
 from registry.stores.folder import FolderStore
-from registry.stores.github import GitHubStore
-
-ARCHIVE = f"{NAME}-{TAG}.zip"
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    monkeypatch.setattr(read_back, "WAITS", (0.0, 0.0))
-
-
-@pytest.fixture(autouse=True)
-def _no_torch(request, monkeypatch):
-    """A machine where archives cannot be run, but for the tests that want it: that takes seconds."""
+def _as_told(request):
+    """No waiting, and a machine without torch but for the tests that want it: that takes seconds."""
+    request.getfixturevalue("no_waiting")
     if "with_torch" not in request.fixturenames:
-        monkeypatch.setattr(workers, "installed", lambda: False)
+        request.getfixturevalue("no_torch")
 
 
 @pytest.fixture
@@ -52,36 +36,9 @@ def with_torch():
 
 
 @pytest.fixture
-def repo(repo_with_run, tiny_package):
-    """A repo with a run, and its package of TAG in dist, which is newer."""
-    dist = repo_with_run / "dist" / TAG
-    dist.mkdir(parents=True)
-    for file in tiny_package:
-        shutil.copyfile(file, dist / file.name)
-    return find_repo(repo_with_run)
-
-
-def published(store, name=NAME):
-    return [r for r in store.releases(name) if not r.draft]
-
-
-def drafts(store):
-    return [r for r in store.releases(NAME) if r.draft]
-
-
-def state(store):
-    """Everything that people can see of the releases, without the numbers that only say who came first."""
-    return [
-        (r.tag, r.draft, r.notes, r.title, sorted((a.name, a.size, a.sha256, a.uploaded) for a in r.assets))
-        for r in store.releases(NAME)
-    ]
-
-
-def snapshot(folder: Path):
-    return {
-        p.relative_to(folder).as_posix(): (p.stat().st_mtime_ns, p.is_file() and p.read_bytes())
-        for p in folder.rglob("*")
-    }
+def repo(packed_repo):
+    """A repo with a run, and its package of TAG in dist."""
+    return packed_repo
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------
@@ -272,193 +229,6 @@ def test_a_broken_upload_is_deleted_and_sent_again(github, hub, repo, tmp_path):
     assert len(published(github)[0].assets) == 3
 
 
-def test_somebody_who_releases_at_the_same_moment_wins_once(registry, repo):
-    class Rival(Proxy):
-        def create_draft(self, *args, **kwargs):
-            self.store.create_draft(*args, **kwargs)
-            return self.store.create_draft(*args, **kwargs)
-
-    with pytest.raises(ConflictError, match="somebody else is releasing"):
-        release(repo, Rival(registry), tag=TAG)
-    assert (len(drafts(registry)), published(registry)) == (1, [])
-    assert release(repo, registry, tag=TAG).published
-
-
-def test_who_publishes_last_says_that_somebody_was_faster(registry, repo, tmp_path):
-    class Slow(Proxy):
-        def publish(self, draft, *, latest):
-            rival = self.store.create_draft(NAME, TAG, title=TAG, notes="")
-            self.store.publish(rival, latest=True)
-            return self.store.publish(draft, latest=latest)
-
-    with pytest.raises(ConflictError, match="somebody else has published"):
-        release(repo, Slow(registry), tag=TAG)
-    assert (len(published(registry)), drafts(registry)) == (1, [])
-
-
-# --- interruptions ---------------------------------------------------------------------------------------------------
-
-WRITES = ("create_draft", "set_notes", "upload", "delete_asset", "delete_draft", "publish")
-
-
-class Killed(BaseException):
-    """What a kill looks like from inside."""
-
-
-class Proxy:
-    """A store with something between it and its caller."""
-
-    def __init__(self, store):
-        self.store, self.location = store, store.location
-
-    def __getattr__(self, name):
-        return getattr(self.store, name)
-
-
-class Deadly(Proxy):
-    """A store whose `number`-th write kills the program, before or after it is done."""
-
-    def __init__(self, store, number, *, after):
-        super().__init__(store)
-        self.left, self.after, self.died = number, after, False
-        self.lock = threading.Lock()
-
-    def __getattr__(self, name):
-        method = getattr(self.store, name)
-        if name not in WRITES:
-            return method
-
-        def call(*args, **kwargs):
-            with self.lock:  # uploads run at once; here one after the other, and none after the kill
-                if self.died:
-                    raise Killed
-                self.left -= 1
-                self.died = self.left == 0
-                if self.died and not self.after:
-                    raise Killed
-                result = method(*args, **kwargs)
-                if self.died:
-                    raise Killed
-                return result
-
-        return call
-
-
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("number", range(1, 6))
-def test_a_release_killed_at_any_step_ends_in_the_same_state(registry, repo, tmp_path, number, after):
-    deadly = Deadly(registry, number, after=after)
-    with pytest.raises(Killed):
-        release(repo, deadly, tag=TAG)
-    done = number == 5 and after
-    assert [r.tag for r in published(registry)] == ([TAG] if done else [])
-    outcome = release(repo, registry, tag=TAG)
-    assert (outcome.published, outcome.changed) == (True, not done)
-    from registry.stores.folder import FolderStore
-
-    clean = FolderStore(tmp_path / "clean")
-    add_repo(clean, tmp_path / "clean-commit")
-    release(repo, clean, tag=TAG)
-    assert [s[4] for s in state(registry)] == [s[4] for s in state(clean)]
-    assert drafts(registry) == []
-
-
-def test_those_are_all_writes_of_a_release(registry, repo):
-    deadly = Deadly(registry, 6, after=False)
-    assert release(repo, deadly, tag=TAG).published
-    assert deadly.left == 1
-
-
-def test_a_process_killed_during_an_upload_leaves_a_draft_that_the_next_one_publishes(github, hub, repo, tmp_path):
-    add_repo(github, tmp_path / "first-commit")
-    hub.fault("POST", r"/assets\?", "latency", seconds=2.0)
-    words = ["release", str(repo.root), "--tag", TAG, "--registry", "github:ivadomed"]
-    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.DEVNULL)
-    while hub.count("POST", r"/assets\?") == 0:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert (published(github), len(drafts(github))) == ([], 1)
-    assert release(repo, github, tag=TAG).published
-    assert {a.name for a in published(github)[0].assets} == {ARCHIVE, MANIFEST_NAME, CHECKSUMS}
-    assert drafts(github) == []
-
-
-REQUESTS = [
-    ("GET", "/repos/"), ("GET", "/releases"), ("POST", "/releases$"), ("POST", r"/assets\?"), ("PATCH", "/releases/"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "kind"),
-    [
-        *((*request, kind) for request in REQUESTS for kind in ("status", "late", "lost", "reset", "limit")),
-        *(("HEAD", "", kind) for kind in ("status", "lost", "reset")),
-    ],
-)
-def test_a_fault_of_the_network_is_outlived(github, hub, repo, tmp_path, method, path, kind):
-    add_repo(github, tmp_path / "first-commit")
-    hub.fault(method, path, kind, times=1)
-    assert release(repo, github, tag=TAG).published
-    assert not any(fault.times for fault in hub.faults)
-    assert len(published(github)) == 1
-    assert len(published(github)[0].assets) == 3
-    assert drafts(github) == []
-
-
-def test_bytes_that_arrive_changed_are_never_published(registry, repo):
-    class Noise(Proxy):
-        def upload(self, draft, path, progress=None, **known):
-            made = self.store.upload(draft, path, progress, **known)
-            return Asset(**{**vars(made), "sha256": "ab" * 32})
-
-    with pytest.raises(IntegrityError, match="arrived 3 times with other bytes"):
-        release(repo, Noise(registry), tag=TAG)
-    assert published(registry) == []
-    assert release(repo, registry, tag=TAG).published
-
-
-def test_a_registry_that_computes_no_digest_is_read_back(registry, repo):
-    class Old(Proxy):
-        def releases(self, name):
-            return [_without_digests(r) for r in self.store.releases(name)]
-
-        def upload(self, draft, path, progress=None, **known):
-            made = self.store.upload(draft, path, progress, **known)
-            return Asset(**{**vars(made), "sha256": ""})
-
-    assert release(repo, Old(registry), tag=TAG).published
-    assert release(repo, Old(registry), tag=TAG).changed is False
-
-
-def _without_digests(found):
-    assets = tuple(Asset(**{**vars(a), "sha256": ""}) for a in found.assets)
-    return Release(**{**vars(found), "assets": assets})
-
-
-def test_a_list_that_lags_behind_is_waited_for(registry, repo):
-    class Lag(Proxy):
-        misses = 2
-
-        def releases(self, name):
-            found = self.store.releases(name)
-            if found and self.misses:
-                self.misses -= 1
-                return []
-            return found
-
-    assert release(repo, Lag(registry), tag=TAG).published
-
-
-def test_a_release_of_three_assets_needs_at_most_15_requests(github, hub, repo, tmp_path):
-    add_repo(github, tmp_path / "first-commit")
-    hub.requests.clear()
-    assert len(release(repo, GitHubStore(hub.org), tag=TAG).assets) == 3
-    asked = [f"{r.method} {r.path.partition('?')[0]}" for r in hub.requests if r.path.startswith("/repos/")]
-    assert len(asked) <= 11, asked
-
-
 # --- what is released ------------------------------------------------------------------------------------------------
 
 
@@ -571,191 +341,3 @@ def test_a_private_release_is_published_with_a_warning(github, hub, repo, capsys
     hub.add_repo(NAME, files={"README.md": b"x"}, private=True)
     assert release(repo, github, tag=TAG).published
     assert "cannot be read without a token" in capsys.readouterr().err
-
-
-# --- tags and plans --------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.dates(dt.date(2010, 1, 1), dt.date(2098, 1, 1)), st.sets(st.integers(0, 5)))
-def test_the_next_free_date_is_later_and_free(day, offsets):
-    taken = {f"r{day + dt.timedelta(days=n):%Y%m%d}" for n in offsets}
-    free = next_free_tag(f"r{day:%Y%m%d}", taken)
-    assert free not in taken
-    assert free > f"r{day:%Y%m%d}"
-    require_tag(free, "date")
-
-
-def test_versions_are_tags_where_the_repo_says_so():
-    assert next_free_tag("v1.2.3", ["v1.2.4"]) == "v1.2.5"
-    require_tag("v1.2.3", "semver")
-    with pytest.raises(MregError, match="a version"):
-        require_tag(TAG, "semver")
-    with pytest.raises(MregError, match="not a calendar date"):
-        require_tag("r20260230", "date")
-    with pytest.raises(MregError, match="a release tag is"):
-        require_tag("v1.0.0", "date")
-
-
-SHA = st.sampled_from(["a" * 64, "b" * 64, ""])
-ASSETS = st.lists(
-    st.builds(
-        Asset,
-        id=st.just("1"),
-        name=st.sampled_from([ARCHIVE, MANIFEST_NAME, "figure.png"]),
-        size=st.just(5),
-        sha256=SHA,
-        url=st.just(""),
-        uploaded=st.booleans(),
-    ),
-    unique_by=lambda a: a.name,
-)
-STATES = st.lists(
-    st.builds(
-        Release,
-        id=st.integers(1, 99).map(str),
-        repo=st.just(NAME),
-        tag=st.sampled_from([TAG, "r20260202", "r20251231"]),
-        title=st.just(""),
-        notes=st.just(""),
-        draft=st.just(True) | st.booleans(),
-        commit=st.sampled_from(["", "c1", "c2"]),
-        assets=ASSETS.map(tuple),
-    ),
-    max_size=4,
-    unique_by=lambda r: r.id,
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(STATES)
-def test_a_plan_once_carried_out_leaves_nothing_to_do(found):
-    wanted = [LocalAsset(path=Path(name), size=5, sha256="a" * 64) for name in (ARCHIVE, MANIFEST_NAME)]
-    public = [r for r in found if r.tag == TAG and not r.draft]
-    try:
-        plan = make_plan(TAG, "c1", wanted, found)
-    except ConflictError:
-        assert public
-        assert any(not local.equals(public[0].asset(local.name)) for local in wanted)
-        return
-    if plan.published:
-        assert plan.published in public
-        return
-    kept = [a for a in (plan.draft.assets if plan.draft else ()) if a not in plan.broken]
-    sent = [Asset(id="9", name=f.name, size=f.size, sha256=f.sha256, url="") for f in plan.missing]
-    draft = Release(
-        id=plan.draft.id if plan.draft else "100",
-        repo=NAME,
-        tag=TAG,
-        title="",
-        notes="",
-        draft=True,
-        commit="c1",
-        assets=(*kept, *sent),
-    )
-    rest = [r for r in found if r not in plan.surplus and r is not plan.draft]
-    again = make_plan(TAG, "c1", wanted, [*rest, draft])
-    assert (again.draft, again.surplus, again.broken, again.missing) == (draft, (), (), ())
-    public_now = Release(**{**vars(draft), "draft": False})
-    assert make_plan(TAG, "c1", wanted, [*rest, public_now]).published == public_now
-
-
-# --- the command -----------------------------------------------------------------------------------------------------
-
-
-def test_the_command_prints_the_address_of_the_release(registry, repo, mreg):
-    result = mreg("release", repo.root, "--tag", TAG, "--registry", registry.location)
-    assert result.exit_code == 0
-    assert result.stdout == published(registry)[0].url + "\n"
-
-
-def test_the_command_prints_one_document(registry, repo, mreg):
-    result = mreg("release", repo.root, "--tag", TAG, "--json", "--registry", registry.location)
-    document = json.loads(result.stdout)
-    assert set(document) == {"tag", "url", "assets", "published", "changed"}
-    assert (document["tag"], document["published"], document["changed"]) == (TAG, True, True)
-    assert [set(asset) for asset in document["assets"]] == [{"name", "size", "sha256", "url"}] * 3
-    assert document["assets"][0]["sha256"] == sha256(repo.dist / TAG / ARCHIVE)
-
-
-def test_the_command_tells_the_plan_of_a_dry_run(registry, repo, mreg):
-    result = mreg("release", repo.root, "--tag", TAG, "--dry-run", "--registry", registry.location)
-    assert result.exit_code == 0
-    assert result.stdout.splitlines()[0] == f"create a draft of {TAG}"
-    assert registry.releases(NAME) == []
-
-
-def test_the_command_takes_a_run(registry, repo, mreg):
-    run = next(repo.runs.iterdir())
-    for words in ([run], [repo.root, "--run", run.name]):
-        result = mreg("release", *words, "--tag", TAG, "--dry-run", "--json", "--registry", registry.location)
-        assert json.loads(result.stdout)["assets"][0]["name"] == ARCHIVE
-
-
-def test_publishing_with_actions_is_refused_before_anything_is_written_where_there_is_no_workflow(registry, repo, mreg):
-    result = mreg("release", repo.root, "--publish-with", "actions", "--registry", registry.location)
-    assert result.exit_code == 1
-    assert "with Actions: " in result.stderr
-    assert "--publish-with direct" in result.stderr
-    assert registry.releases(NAME) == []
-
-
-def test_without_a_token_the_command_says_how_to_get_one(github, hub, repo, mreg, monkeypatch, tmp_path):
-    add_repo(github, tmp_path / "first-commit")
-    monkeypatch.delenv("GITHUB_TOKEN")
-    result = mreg("release", repo.root, "--tag", TAG, "--registry", "github:ivadomed")
-    assert result.exit_code == 1
-    assert "no GitHub token" in result.stderr
-    assert "export GITHUB_TOKEN" in result.stderr
-    assert hub.count("POST", "/releases") == 0
-
-
-@pytest.mark.parametrize(
-    ("token", "permissions", "words"),
-    [
-        ("wrong", None, ("401", "wrong or has expired")),
-        ("weak", ("issues",), ("403", "permission")),
-    ],
-)
-def test_a_token_that_may_not_is_one_error(github, hub, repo, mreg, monkeypatch, tmp_path, token, permissions, words):
-    add_repo(github, tmp_path / "first-commit")
-    if permissions:
-        hub.add_token(token, can=permissions)
-    monkeypatch.setenv("GITHUB_TOKEN", token)
-    result = mreg("release", repo.root, "--tag", TAG, "--registry", "github:ivadomed")
-    assert result.exit_code == 1
-    assert all(word in result.stderr for word in words)
-    assert github.releases(NAME) == []
-
-
-@pytest.mark.parametrize(("status", "word"), [(404, "is the name right"), (422, "422")])
-def test_an_answer_of_the_server_is_one_error(github, hub, repo, mreg, tmp_path, status, word):
-    add_repo(github, tmp_path / "first-commit")
-    hub.fault("POST", "/releases$", "status", times=99, status=status, message="Sorry")
-    result = mreg("release", repo.root, "--tag", TAG, "--registry", "github:ivadomed")
-    assert result.exit_code == 1
-    assert word in result.stderr
-    assert github.releases(NAME) == []
-
-
-def test_an_archive_that_is_no_zip_is_built_again_or_refused(registry, repo, mreg):
-    (repo.dist / TAG / ARCHIVE).write_bytes(b"not a zip")
-    result = mreg("release", repo.root, "--tag", TAG, "--registry", registry.location)
-    assert result.exit_code == 1
-    assert "made from something else" in result.stderr
-    (repo.dist / TAG / ARCHIVE).unlink()
-    assert mreg("release", repo.root, "--tag", TAG, "--registry", registry.location).exit_code == 0
-    assert zipfile.is_zipfile(repo.dist / TAG / ARCHIVE)
-
-
-def test_a_folder_outside_a_repo_is_one_error(registry, mreg, tmp_path):
-    (tmp_path / "empty").mkdir()
-    result = mreg("release", tmp_path / "empty", "--registry", registry.location)
-    assert result.exit_code == 1
-    assert "no model.toml here or above" in result.stderr
-
-
-def test_release_path_is_what_programs_call(registry, repo):
-    assert release_path(repo.root, registry.location, tag=TAG, draft=True).published is False
-    with pytest.raises(NotFoundError):
-        release_path(repo.root, registry.location, tag=TAG, run=Path("no-such-run"))

@@ -3,7 +3,6 @@
 import contextlib
 import random
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -17,7 +16,6 @@ from fixtures_stores import NAME
 from registry import read_back
 from registry.errors import MregError
 from registry.files import sha256
-from registry.model_toml import find_repo
 from registry.releases import release
 from registry.stores.github import GitHubStore
 
@@ -43,13 +41,9 @@ FAULTS = {
 
 
 @pytest.fixture
-def repo(repo_with_run, tiny_package):
-    """A repo with a run, and its package of TAG in dist, which is newer."""
-    dist = repo_with_run / "dist" / TAG
-    dist.mkdir(parents=True)
-    for file in tiny_package:
-        shutil.copyfile(file, dist / file.name)
-    return find_repo(repo_with_run)
+def repo(packed_repo):
+    """A repo with a run, and its package of TAG in dist."""
+    return packed_repo
 
 
 @pytest.fixture

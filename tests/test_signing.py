@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 
 from registry import signing
 from registry.errors import IntegrityError, MregError
-from registry.model_toml import find_repo
 from registry.signing import SIGNATURE_NAME, read_keys, sign_file, signer, trusted_keys
 
 SECRET = "canary-passphrase-7"
@@ -182,12 +181,9 @@ def test_keys_are_read_from_every_kind_of_list(key):
 
 
 @pytest.fixture
-def repo(repo_with_run, tiny_package):
-    dist = repo_with_run / "dist" / TAG
-    dist.mkdir(parents=True)
-    for file in tiny_package:
-        shutil.copyfile(file, dist / file.name)
-    return find_repo(repo_with_run)
+def repo(packed_repo):
+    """A repo with a run, and its package of TAG in dist."""
+    return packed_repo
 
 
 def asset_names(store):

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from registry.errors import IntegrityError
 from registry.files import atomic_write, read_object, write_json
-from registry.model_toml import describe
+from registry.problems import describe
 from registry.stores import Asset, Release
 
 if TYPE_CHECKING:
