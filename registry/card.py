@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from registry import output
@@ -19,6 +20,7 @@ FIGURES = {  # of a run → what the card says they are
     "confusion.png": "Confusion matrix of each label: rows are true classes, columns predicted ones",
     "reliability.png": "Share of cases of a class against its predicted probability, for each label",
 }
+FEWEST_SPREAD = 3  # cases that have a standard deviation worth the name
 START, END = "<!-- mreg:metrics -->", "<!-- /mreg:metrics -->"
 COLUMNS = {  # key of evaluation.json → heading, decimals
     "dice": ("Dice", 2),
@@ -83,6 +85,8 @@ def table(evaluation: dict[str, Any]) -> str:
     cases = len(evaluation["cases"])
     folds = ", ".join(str(fold) for fold in evaluation["folds"])
     what = "Figures over" if "labels" in evaluation else "Mean of"
+    if what == "Mean of" and cases >= FEWEST_SPREAD:
+        what = "Mean ± standard deviation of"
     facts = [
         f"{what} {cases} case{'s' if cases != 1 else ''} (split {evaluation['split']}) of {evaluation['dataset']}",
         f"checkpoint `{evaluation['checkpoint']}`",
@@ -92,9 +96,10 @@ def table(evaluation: dict[str, Any]) -> str:
         *([f"training started from {evaluation['start']}"] if evaluation.get("start") else []),
     ]
     columns = CLASS_COLUMNS if "labels" in evaluation else COLUMNS
-    lines = ["; ".join(facts) + ".", "", *_grid(evaluation["mean"], columns)]
+    single = {} if "labels" in evaluation or cases < FEWEST_SPREAD else evaluation["cases"]
+    lines = ["; ".join(facts) + ".", "", *_grid(evaluation["mean"], columns, single)]
     if any("lesion_f1" in mean for mean in evaluation["mean"].values()):
-        lines += ["", *_grid(evaluation["mean"], LESION_COLUMNS)]
+        lines += ["", *_grid(evaluation["mean"], LESION_COLUMNS, single)]
     if "labels" in evaluation:
         lines += ["", *_classes(evaluation["labels"])]
     return "\n".join(lines)
@@ -111,13 +116,26 @@ def _classes(labels: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _grid(means: dict[str, dict[str, float | None]], columns: dict[str, tuple[str, int]]) -> list[str]:
+def _grid(
+    means: dict[str, dict[str, float | None]], columns: dict[str, tuple[str, int]], cases: dict[str, Any]
+) -> list[str]:
+    """Return a row for each label; of `cases` the spread of each figure is added."""
     lines = ["| label | " + " | ".join(heading for heading, _ in columns.values()) + " |"]
     lines.append("|---|" + "---:|" * len(columns))
     for label, mean in means.items():
-        values = [_value(mean.get(key), decimals) for key, (_, decimals) in columns.items()]
+        values = [
+            _value(mean.get(key), decimals)
+            + _spread([case.get(label, {}).get(key) for case in cases.values()], decimals)
+            for key, (_, decimals) in columns.items()
+        ]
         lines.append(f"| {label.replace('|', '/')} | " + " | ".join(values) + " |")
     return lines
+
+
+def _spread(values: list[float | None], decimals: int) -> str:
+    """Return the standard deviation of the cases in which a figure is defined, where there are enough of them."""
+    defined = [value for value in values if value is not None]
+    return f" ± {stdev(defined):.{decimals}f}" if len(defined) >= FEWEST_SPREAD else ""
 
 
 def _value(value: float | None, decimals: int) -> str:

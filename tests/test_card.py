@@ -94,3 +94,14 @@ def test_a_lesion_models_card_counts_lesions_and_shows_them(tmp_path):
     shown = (tmp_path / "figures" / "predictions.png").read_bytes()
     assert shown[:4] == b"\x89PNG"
     assert b"somebody" not in shown
+
+
+def test_the_spread_over_cases_is_told_where_there_are_enough_of_them(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text(f"{START}\n{END}\n")
+    dice = {"sub-01": 0.8, "sub-02": 0.9, "sub-03": 1.0}
+    cases = {case: {"sc": {"dice": value, "hd95_mm": None}} for case, value in dice.items()}
+    write_metrics(tmp_path, EVALUATION | {"cases": cases, "mean": {"sc": {"dice": 0.9, "hd95_mm": None}}})
+    text = card.read_text()
+    assert "Mean ± standard deviation of 3 cases (" in text
+    assert "| sc | 0.90 ± 0.10 | not defined |" in text

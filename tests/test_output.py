@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,13 @@ def test_after_a_training_a_person_is_told_how_to_measure_it(mreg, tmp_path, mon
     assert shlex.split(first) == ["next:", "mreg", "evaluate", run, dataset]
     train._tell_next(repo, Run(repo.runs / "a run", {"recipe": "pretrain"}), cropped=False)
     assert "evaluate" not in capsys.readouterr().err
+
+
+def test_after_a_fetch_a_person_is_told_how_to_run_what_was_fetched(mreg, tmp_path, monkeypatch, at_terminal):
+    archive = tmp_path / "model_seg_sc_t2-r20261121.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("nnUNetTrainer__nnUNetPlans__2d/plans.json", "{}")
+    unpacked = mreg("fetch", archive, "--unpack", "-o", tmp_path / "my models")
+    assert unpacked.exit_code == 0, unpacked.stderr
+    words = shlex.split(unpacked.stderr.splitlines()[-1])
+    assert words == ["next:", "mreg", "predict", unpacked.stdout.strip(), "IMAGE.nii.gz", "-o", "predictions"]

@@ -61,6 +61,8 @@ def test_a_yanked_release_is_passed_over_and_says_why(two, mreg):
     assert f"yanked, do not use: {REASON}" in shown
     document = json.loads(mreg("show", NAME, "--json", *where).stdout)
     assert [(r["tag"], r["yanked"]) for r in document["releases"]] == [("r20260202", REASON), (TAG, None)]
+    assert mreg("yank", f"{NAME}@{TAG}", "--reason", REASON, *where).exit_code == 0
+    assert "every release is withdrawn" in mreg("show", NAME, *where).stdout
 
 
 def test_a_second_time_nothing_is_written_and_undo_restores_the_notes(two, mreg, request):

@@ -52,4 +52,6 @@ def command(
     else:
         for item in fetched:
             output.answer(item.path)
-        output.next_step(f"mreg predict {shlex.quote(refs[0])} IMAGE.nii.gz -o predictions")
+        place = f" --registry {shlex.quote(registry)}" if registry and not unpack else ""
+        model = str(fetched[0].path) if unpack else refs[0]
+        output.next_step(f"mreg predict {shlex.quote(model)} IMAGE.nii.gz -o predictions{place}")

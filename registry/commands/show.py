@@ -56,7 +56,8 @@ def _page(model: Model | LocalModel) -> str:
 
 def _head(model: Model) -> str:
     summary = model.summary
-    state = f"{model.shown.tag}, {model.shown.published_at[:10]}" if model.shown else "no published release"
+    nothing = "every release is withdrawn" if any(not r.draft for r in model.releases) else "no published release"
+    state = f"{model.shown.tag}, {model.shown.published_at[:10]}" if model.shown else nothing
     lines = [f"{click.style(summary.name, bold=True)}  {state}", summary.description, summary.url]
     lines += [_warning(model.shown)] if model.shown else []
     if summary.archived:
