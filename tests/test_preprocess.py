@@ -266,3 +266,12 @@ def test_a_disk_without_room_is_said_and_nothing_is_left_of_the_case(test_data, 
         assert list(out.iterdir()) == []
     run(dataset, cache)
     assert len(list(out.glob("*.pkl"))) == 2
+
+
+def test_a_dataset_without_foreground_is_named(test_data, cache, tmp_path) -> None:
+    dataset = copy_of(test_data, "Dataset501_SpinalCordT2w", tmp_path / "raw", 1)
+    (path,) = (dataset / "labelsTr").iterdir()
+    label = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
+    with pytest.raises(TrainingError, match=f"{dataset}: no label map has a foreground voxel"):
+        run(dataset, cache)

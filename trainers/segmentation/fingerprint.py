@@ -47,10 +47,12 @@ def facts(case: RawCase, cases: int) -> CaseFacts:
     )
 
 
-def fingerprint(cases: Sequence[CaseFacts]) -> dict[str, Any]:
+def fingerprint(cases: Sequence[CaseFacts], dataset: str = "the dataset") -> dict[str, Any]:
     """Return the document that nnU-Net's planners read."""
     if not any(case.foreground.size for case in cases):
-        raise TrainingError("no label map has a foreground voxel", hint="mreg data verify tells what is wrong")
+        raise TrainingError(
+            f"{dataset}: no label map has a foreground voxel", hint="draw the labels, or copy them again into labelsTr"
+        )
     weights = np.concatenate([np.full(n, 1 / n) for case in cases if (n := case.foreground.shape[1])])
     channels = [
         np.concatenate([case.foreground[channel] for case in cases]) for channel in range(len(cases[0].foreground))

@@ -89,7 +89,7 @@ def _fingerprint(target: Path, cases: RawCases, threads: int, progress: Progress
             lambda case: facts(cases.read(case), len(cases.files)), list(cases.files), threads, advance,
             nbytes=lambda case: nbytes(cases, case),
         )  # fmt: skip
-        write_json(target, fingerprint([found[case] for case in cases.files]))
+        write_json(target, fingerprint([found[case] for case in cases.files], str(cases.dataset.resolve())))
 
 
 def nbytes(

@@ -352,8 +352,8 @@ class InRunFolder(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is untyped
 def _refuse(optimiser: torch.optim.Optimizer, *_: Any) -> None:
     """Keep a gradient that is not finite from the weights: one such step would be the end of the training."""
     gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-    if not torch.isfinite(norms).all():
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    if norms and not torch.isfinite(torch.stack(norms)).all():
         raise _NoNumberError
 
 
