@@ -21,7 +21,7 @@ import pytest
 import torch
 from loop_task import LENGTH, Restoration, train
 
-from trainers.core import checkpoints
+from trainers.core import checkpoints, job
 from trainers.core.cases import each_case
 from trainers.core.environment import seed_everything
 from trainers.core.errors import TrainingError
@@ -352,6 +352,26 @@ def test_a_stop_waits_for_the_cases_at_work_and_not_for_the_queue() -> None:
     with pytest.raises(SystemExit):
         each_case(work, [str(number) for number in range(1000)], 2, stop)
     assert len(done) < 100
+
+
+def test_data_that_are_prepared_within_a_training_stop_with_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(job, "_end_in_order", lambda: None)
+    done: list[str] = []
+
+    def work(case: str) -> None:
+        time.sleep(0.002)
+        done.append(case)
+
+    def prepare(_: dict) -> dict:
+        with Stopping():
+            each_case(work, [str(n) for n in range(1000)], 2, lambda _: signal.raise_signal(signal.SIGTERM))
+        return {}
+
+    (tmp_path / "job.json").write_text(json.dumps({"result": str(tmp_path / "result.json")}))
+    assert job.run_job(tmp_path / "job.json", prepare) == 0
+    assert json.loads((tmp_path / "result.json").read_text()) == {"ok": True, "stopped": "SIGTERM"}
+    assert len(done) < 100
+    assert Stopping.active is None
 
 
 def test_no_more_cases_are_at_work_than_memory_holds(monkeypatch) -> None:

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from trainers.core.environment import cpu_count, free_memory
 from trainers.core.errors import TrainingError
+from trainers.core.stopping import Stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,8 +57,8 @@ def each_case(
 
     With `failed`, which is called for each of them, these are left out of the results and nothing is raised. With
     `nbytes`, which tells about how much memory a case takes, no more of them are at work than free memory holds.
-    Threads are enough: unpacking, matrix products and compression all release Python's lock. A signal that ends the
-    process waits for the cases at work, not for those in the queue.
+    Threads are enough: unpacking, matrix products and compression all release Python's lock. What ends the process, or
+    stops the training that this is a part of (`Stopped`), waits for the cases at work and not for those in the queue.
     """
     results, errors = {}, {}
     free = free_memory() if nbytes else None
@@ -82,6 +83,7 @@ def each_case(
                     errors[case] = TrainingError(f"{case}: not enough memory", hint="fewer threads or a larger machine")
                     errors[case].__cause__ = error
                 advance(case)
+                Stopping.check()
         except BaseException:
             ending.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from trainers.core.errors import TrainingError
 from trainers.core.files import write_json
+from trainers.core.stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ def run_job(path: Path, work: Callable[[dict[str, Any]], dict[str, Any]]) -> int
     except TrainingError as error:
         write_json(result, {"ok": False, "error": error.message, "hint": error.hint})
         return 1
+    except Stopped as stopped:  # while the data were prepared
+        write_json(result, {"ok": True, "stopped": str(stopped)})
+        return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

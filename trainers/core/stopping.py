@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -29,16 +29,20 @@ class Stopping:
     'the time limit of 0 minutes'
     """
 
+    active: ClassVar[Stopping | None] = None  # the one whose context the process is in
+
     def __init__(self, minutes: float | None = None, *, since: float | None = None) -> None:
         self.minutes = minutes  # from `since` on, a moment of time.monotonic(); from now on where there is none
         self._signal: int | None = None
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
+        self._outer: Stopping | None = None
         since = time.monotonic() if since is None else since
         self._deadline = None if minutes is None else since + 60 * minutes
 
     def __enter__(self) -> Self:
         """Take over the signals."""
+        self._outer, Stopping.active = Stopping.active, self
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
         return self
@@ -47,6 +51,7 @@ class Stopping:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the signals back."""
+        Stopping.active = self._outer
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -57,6 +62,12 @@ class Stopping:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return f"the time limit of {self.minutes:g} minutes"
         return ""
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise `Stopped` where the training that the process is in should stop now."""
+        if cls.active and (reason := cls.active.reason()):
+            raise Stopped(reason)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self._process:  # one that a library has forked: its pool waits until it ends
