@@ -1,6 +1,7 @@
 """What nobody means to write and somebody does: a value or one `MregError`, and never a traceback."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from registry import model_toml, names, orientation, refs, sources
 from registry.cli import VERBS, group
 from registry.errors import MregError
-from registry.files import expanded, read_json, read_object
+from registry.files import expanded, naming, read_json, read_object
 from registry.runs import latest_run, read_run
 from registry.splits import read_splits
 from registry.stores import Release, canonical_location
@@ -170,3 +171,10 @@ def test_splits_that_are_none_are_one_error(document, tmp_path):
     (tmp_path / "splits_final.json").write_text(json.dumps(document))
     with pytest.raises(MregError, match=r"splits_final\.json: fold 0 is not two lists"):
         read_splits(tmp_path / "splits_final.json")
+
+
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path):
+    full = Path("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught, naming(tmp_path / "a.zip"), full.open("wb") as file:
+        file.write(b"x")
+    assert caught.value.filename == str(tmp_path / "a.zip")
