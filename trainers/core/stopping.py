@@ -65,9 +65,9 @@ class Stopping:
 
     @classmethod
     def check(cls) -> None:
-        """Raise `Stopped` where the training that the process is in should stop now."""
-        if cls.active and (reason := cls.active.reason()):
-            raise Stopped(reason)
+        """Raise `Stopped` where a signal came to the training that the process is in; its loop looks at the time."""
+        if cls.active and cls.active._signal is not None:
+            raise Stopped(cls.active.reason())
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self._process:  # one that a library has forked: its pool waits until it ends
