@@ -58,7 +58,7 @@ def each_case(
     With `failed`, which is called for each of them, these are left out of the results and nothing is raised. With
     `nbytes`, which tells about how much memory a case takes, no more of them are at work than free memory holds.
     Threads are enough: unpacking, matrix products and compression all release Python's lock. What ends the process, or
-    a signal to the training that this is a part of (`Stopped`), waits for the cases at work and not for those in the queue.
+    a signal to the training that this is a part of (`Stopped`), waits for the cases at work alone.
     """
     results, errors = {}, {}
     free = free_memory() if nbytes else None

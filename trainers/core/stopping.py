@@ -55,6 +55,11 @@ class Stopping:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal came."""
+        return self._signal is not None
+
     def reason(self) -> str:
         """Return why the loop should stop now, "" while it may go on."""
         if self._signal is not None:
@@ -66,7 +71,7 @@ class Stopping:
     @classmethod
     def check(cls) -> None:
         """Raise `Stopped` where a signal came to the training that the process is in; its loop looks at the time."""
-        if cls.active and cls.active._signal is not None:
+        if cls.active and cls.active.signalled:
             raise Stopped(cls.active.reason())
 
     def _receive(self, number: int, _: FrameType | None) -> None:
