@@ -89,7 +89,7 @@ def repo(test_data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module in (environment, training):
             patch.setattr(module, "cpu_count", lambda: 1)
-        answer = training.run(classification.job(found, planned, gpus=1, max_minutes=None, validation_only=False))
+        answer = training.run(classification.job(found, planned, gpus=1, max_minutes=None))
     assert answer["trained"] == [0, 1]
     return root
 
