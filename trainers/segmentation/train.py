@@ -53,7 +53,7 @@ def _train(
     if settings.compile and device.type != "cuda":
         progress.say(f"warning: compile = true changes nothing on {device.type}: nnU-Net compiles on CUDA alone")
     beginning = _beginning(job, settings)
-    _check(job, settings, device)
+    _check(job, settings, device, run_folder)
     prepared = prepare(Path(job["dataset"]), Path(job["cache"]), settings, cpu_count(), progress)
     _check_batch(job["gpus"], prepared.plans["configurations"][settings.configuration]["batch_size"])
     write_json(run_folder / "plans.json", beginning.plans(prepared.plans) if beginning else prepared.plans)
@@ -65,8 +65,7 @@ def _train(
     answer: dict[str, Any] = {"trained": [], "done_before": [], "stopped": ""}
     with stopping:
         for fold in settings.folds:
-            folder = run_folder / f"fold_{fold}"
-            if (folder / "checkpoint_final.pth").is_file() and (folder / "validation" / "summary.json").is_file():
+            if _finished(run_folder, fold):
                 answer["done_before"].append(fold)
                 continue
             try:
@@ -242,8 +241,11 @@ def _share(job: dict[str, Any], fold: int | str, stopping: Stopping) -> None:
         _train_fold(job, fold, device, progress, stopping)
 
 
-def _check(job: dict[str, Any], settings: SegmentationSettings, device: torch.device) -> None:
-    """Refuse what cannot be trained, before the data are prepared, which may take hours."""
+def _check(job: dict[str, Any], settings: SegmentationSettings, device: torch.device, run_folder: Path) -> None:
+    """Refuse what cannot be trained, before the data are prepared, which may take hours.
+
+    A job on several GPUs whose folds are all trained may run again anywhere: a scheduler repeats what it lost sight of.
+    """
     from trainers.core import trackers
     from trainers.segmentation.trainer_classes import find_trainer_class
 
@@ -255,8 +257,15 @@ def _check(job: dict[str, Any], settings: SegmentationSettings, device: torch.de
         if fold != "all" and int(fold) >= count:
             raise TrainingError(f"fold {fold} does not exist: the split has {count} folds, 0 to {count - 1}")
     gpus = job["gpus"]
-    if gpus > 1 and device.type != "cuda":
+    left = [fold for fold in settings.folds if not _finished(run_folder, fold)]
+    if left and gpus > 1 and device.type != "cuda":
         raise TrainingError(f"--gpus {gpus}: this would train on {device.type}, and nnU-Net shares work on CUDA alone")
+
+
+def _finished(run_folder: Path, fold: int | str) -> bool:
+    """Whether a fold is trained and validated."""
+    folder = run_folder / f"fold_{fold}"
+    return (folder / "checkpoint_final.pth").is_file() and (folder / "validation" / "summary.json").is_file()
 
 
 def _check_batch(gpus: int, batch_size: int) -> None:
