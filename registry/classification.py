@@ -55,19 +55,11 @@ def cache(repo: Repo, planned: Planned) -> Path:
 
 def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
     """Return the worker's job of a training."""
-    dataset, document = planned.dataset, planned.dataset_json
-    text = _splits_text(dataset)
+    document, text = planned.dataset_json, _splits_text(planned.dataset)
     return {
-        "kind": "train",
-        "dataset": str(dataset),
+        **planning.job(planned, cache(repo, planned), gpus=gpus, max_minutes=max_minutes),
         "dataset_json": document,
-        "run": str(planned.run),
-        "cache": str(cache(repo, planned)),
-        "settings": planned.settings,
         "splits": json.loads(text) if text else None,
-        "pretrained": str(planned.start.checkpoint) if planned.start else None,
-        "gpus": gpus,
-        "max_minutes": max_minutes,
         "validation_only": False,
         "config": planning.config(
             repo, planned, trainer=TRAINER, plans=PLANS, configuration=CONFIGURATION, facts=planning.facts(document)

@@ -64,19 +64,12 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
     """Return the worker's job of a training."""
     if gpus > 1:
         raise MregError(f"--gpus {gpus}: recipe {NAME} trains on one GPU", hint="train the folds side by side: --fold")
-    dataset, settings = planned.dataset, planned.settings
     document = planning.without_case_lists(planned.dataset_json)
     return {
-        "kind": "train",
-        "dataset": str(dataset),
+        **planning.job(planned, cache(repo, planned), gpus=gpus, max_minutes=max_minutes),
         "dataset_json": document,
-        "run": str(planned.run),
-        "cache": str(cache(repo, planned)),
-        "settings": settings,
-        "splits": planning.splits_of(dataset),
+        "splits": planning.splits_of(planned.dataset),
         "cords": _cords_of_dataset(repo, planned),
-        "pretrained": str(planned.start.checkpoint) if planned.start else None,
-        "max_minutes": max_minutes,
         "config": planning.config(
             repo, planned, trainer=TRAINER, plans=PLANS, configuration=CONFIGURATION, facts=planning.facts(document)
         ),

@@ -87,6 +87,20 @@ def config(
     }
 
 
+def job(planned: Planned, cache: Path, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
+    """Return what the worker's job of every recipe says; each adds its own."""
+    return {
+        "kind": "train",
+        "dataset": str(planned.dataset),
+        "run": str(planned.run),
+        "cache": str(cache),
+        "settings": planned.settings,
+        "pretrained": str(planned.start.checkpoint) if planned.start else None,
+        "gpus": gpus,
+        "max_minutes": max_minutes,
+    }
+
+
 def facts(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return what config.json says of a labelled dataset's dataset.json."""
     return {"image_orientation": document["image_orientation"], "num_training": document["numTraining"]}

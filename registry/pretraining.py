@@ -47,13 +47,7 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
     """Return the worker's job of a training."""
     settings = planned.settings
     return {
-        "kind": "train",
-        "dataset": str(planned.dataset),
-        "run": str(planned.run),
-        "cache": str(cache(repo, planned)),
-        "settings": settings,
-        "gpus": gpus,
-        "max_minutes": max_minutes,
+        **planning.job(planned, cache(repo, planned), gpus=gpus, max_minutes=max_minutes),
         "config": planning.config(
             repo, planned, trainer=f"mreg_{settings['method']}_{settings['encoder']}", plans=PLANS,
             configuration=settings["configuration"], facts=planned.dataset_json,

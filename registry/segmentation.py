@@ -46,19 +46,12 @@ def cache(repo: Repo, planned: Planned) -> Path:
 
 def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -> dict[str, Any]:
     """Return the worker's job of a training."""
-    settings, dataset, document = planned.settings, planned.dataset, planning.without_case_lists(planned.dataset_json)
+    settings, document = planned.settings, planning.without_case_lists(planned.dataset_json)
     return {
-        "kind": "train",
-        "dataset": str(dataset),
+        **planning.job(planned, cache(repo, planned), gpus=gpus, max_minutes=max_minutes),
         "dataset_json": document,
-        "run": str(planned.run),
-        "cache": str(cache(repo, planned)),
-        "settings": settings,
-        "splits": planning.splits_of(dataset),
+        "splits": planning.splits_of(planned.dataset),
         "trainer_file": str(planned.trainer_file) if planned.trainer_file else None,
-        "pretrained": str(planned.start.checkpoint) if planned.start else None,
-        "gpus": gpus,
-        "max_minutes": max_minutes,
         "config": planning.config(
             repo, planned, trainer=settings["trainer"], plans=planned.recipe.plans_name(settings),
             configuration=settings["configuration"], facts=planning.facts(document),

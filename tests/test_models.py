@@ -214,3 +214,29 @@ def test_the_command_refuses_a_wrong_word_and_lists_nothing_quietly(many, mreg):
     nothing = mreg("list", "--condition", "exvivo", "--registry", many.location)
     assert (nothing.exit_code, nothing.stdout) == (0, "")
     assert json.loads(mreg("list", "--condition", "exvivo", "--json", "--registry", many.location).stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["LESION"], ["model_seg_lesion_ms_t2_unet3d", NAME]),  # a word of the name, and a label of the release
+        (["lesion", "unet3d"], ["model_seg_lesion_ms_t2_unet3d"]),
+        (["about", "mouse"], ["model_seg_gm-wm_mouse_t1"]),
+        (["kidney"], []),
+    ],
+)
+def test_models_are_found_by_words_of_name_description_and_labels(many, mreg, words, expected):
+    assert [summary.name for summary in summaries(many, words=words)] == expected
+    found = json.loads(mreg("list", *words, "--json", "--registry", many.location).stdout)
+    assert [entry["name"] for entry in found] == expected
+
+
+def test_on_a_terminal_a_description_is_cut_and_nothing_else(many, mreg, monkeypatch):
+    whole = mreg("list", "--registry", many.location).stdout
+    assert f"About {NAME}\n" in whole
+    monkeypatch.setattr("registry.output.width", lambda: 90)
+    lines = mreg("list", "--registry", many.location).stdout.splitlines()
+    assert max(map(len, lines)) == 90
+    assert any(line.endswith("…") for line in lines)
+    monkeypatch.setattr("registry.output.width", lambda: 20)
+    assert all(name in mreg("list", "--registry", many.location).stdout for name in NAMES if name != "utilities")
