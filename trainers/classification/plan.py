@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from trainers.classification.crop import CroppedCase
     from trainers.classification.dataset import Dataset
 
-PLANS_NAME = "ClassificationPlans"
 ANISOTROPY = 3.0
 COARSE_PERCENTILE = 10
 PERCENTILES = (0.5, 99.5)
