@@ -60,7 +60,6 @@ def job(repo: Repo, planned: Planned, *, gpus: int, max_minutes: float | None) -
         **planning.job(planned, cache(repo, planned), gpus=gpus, max_minutes=max_minutes),
         "dataset_json": document,
         "splits": json.loads(text) if text else None,
-        "validation_only": False,
         "config": planning.config(
             repo, planned, trainer=TRAINER, plans=PLANS, configuration=CONFIGURATION, facts=planning.facts(document)
         ),

@@ -11,6 +11,7 @@ from registry import notes, output
 from registry.errors import IntegrityError, MregError, NotFoundError
 from registry.manifest import MANIFEST_NAME, Manifest
 from registry.manifest import parse as parse_manifest
+from registry.near import meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,10 +105,10 @@ def list_releases(name: str, store: Store) -> list[Release]:
     try:
         return store.releases(name)
     except NotFoundError as error:
-        near = difflib.get_close_matches(name, [info.name for info in store.repos()], n=1)
+        near = meant(name, [info.name for info in store.repos()])
         if not near:
             raise
-        raise NotFoundError(error.message, hint=f"did you mean {near[0]}?") from error
+        raise NotFoundError(error.message, hint=near) from error
 
 
 def find_archives(ref: RepoRef, store: Store, asset: str = "") -> list[Archive]:

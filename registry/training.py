@@ -84,8 +84,7 @@ def train(
     planned.settings["folds"] = all_folds(planned.run, planned.settings["folds"])
     job = module.job(repo, planned, gpus=gpus, max_minutes=max_minutes)
     job["since"] = since  # what max_minutes counts from: hashing and verifying the data take of them, too
-    if validation_only:
-        job["validation_only"] = True
+    job["validation_only"] = validation_only
     if planned.start is not None:
         job["config"]["start"] = planned.start.as_json()
     answer = workers.call(planned.recipe.name, job)

@@ -67,7 +67,7 @@ STATES = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(STATES)
 def test_a_plan_once_carried_out_leaves_nothing_to_do(found):
     wanted = [LocalAsset(path=Path(name), size=5, sha256="a" * 64) for name in (ARCHIVE, MANIFEST_NAME)]
